@@ -2,17 +2,21 @@
 
 Every stage (SFT, reward models, rollouts, evaluation, serving) calls `render_dialogue` or `render_prompt`; nothing else in the program
 turns words into tokens. A dialogue is rendered piece by piece, one piece a turn of the assistant: the template's text up to the
-answer (the prompt), then the answer with the token that ends it. Each piece is tokenised by itself, so a prompt rendered for a
-rollout is token for token the beginning of the same dialogue rendered for training.
+answer (the prompt), then the answer with the token that ends it. Earlier tokens never change when a turn is added, so a prompt rendered
+for a rollout is token for token the beginning of the same dialogue rendered for training. Text that spells a control token ("</s>") is
+tokenised as text: nobody closes a turn, or opens one for another role, by writing it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+import jinja2
 
 from chatwright.errors import DataError, SettingsError, TemplateError
 
@@ -116,6 +120,8 @@ def messages_from_json(rows: Any, where: str) -> tuple[Message, ...]:
         if not isinstance(role, str) or not isinstance(content, str):
             raise DataError(f"{where}: turn {index + 1} lacks a text role or content (found keys {sorted(row)}); expected both as strings")
         ids = row.get("token_ids")
+        if ids and (isinstance(ids, str) or not all(isinstance(token, int) for token in ids)):
+            raise DataError(f"{where}: turn {index + 1} has token_ids {ids!r:.60}; expected a list of whole numbers")
         messages.append(Message(role, content, tuple(ids) if ids else None))  # type: ignore[arg-type]  # check_turns rejects other roles
     check_turns(messages, where)
     return tuple(messages)
@@ -167,25 +173,43 @@ def _pieces(tokenizer: Any, messages: Sequence[Message], *, open_turn: bool) -> 
     ids: list[int] = []
     mask: list[bool] = []
     done = ""
+    control = _control_pattern(tokenizer)
+    turns = [{"role": m.role, "content": _mark(m.content, control)} for m in messages]
     for index, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        before = _template(tokenizer, messages[:index], add_generation_prompt=True)
-        after = _template(tokenizer, messages[: index + 1], add_generation_prompt=False)
-        prompt_text, answer_text = _suffix(before, done), _suffix(after, before)
-        _extend(ids, mask, tokenizer, prompt_text)
-        _extend_answer(ids, mask, tokenizer, answer_text, message)
+        before = _template(tokenizer, turns[:index], add_generation_prompt=True)
+        after = _template(tokenizer, turns[: index + 1], add_generation_prompt=False)
+        if not _suffix(after, before).lstrip().startswith(turns[index]["content"].strip()) and before == _template(
+            tokenizer, turns[:index], add_generation_prompt=False
+        ):
+            raise TemplateError(
+                "the template writes the marker of an answer with the answer but not for add_generation_prompt, so rollouts would start "
+                f"in the wrong place; set model.chat_template to one of {', '.join(TEMPLATES)}"
+            )
+        prompt = _encode_after(tokenizer, done, before)
+        ids += prompt
+        mask += [False] * len(prompt)
+        _extend_answer(ids, mask, tokenizer, _encode_after(tokenizer, before, after), message)
         done = after
     if open_turn:
-        _extend(ids, mask, tokenizer, _suffix(_template(tokenizer, messages, add_generation_prompt=True), done))
+        prompt = _encode_after(tokenizer, done, _template(tokenizer, turns, add_generation_prompt=True))
+        ids += prompt
+        mask += [False] * len(prompt)
     return _one_bos(tokenizer, ids, mask)
 
 
-def _template(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+def _template(tokenizer: Any, turns: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
     if not tokenizer.chat_template:
         raise TemplateError(f"the tokenizer has no chat template; set model.chat_template to one of {', '.join(TEMPLATES)}")
-    turns = [{"role": m.role, "content": m.content} for m in messages]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
+    try:
+        return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=add_generation_prompt))
+    except jinja2.TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise TemplateError(
+            f"the chat template refuses turns of {roles} ({error}); expected one that takes them; "
+            f"set model.chat_template to one of {', '.join(TEMPLATES)} or change the dialogues"
+        ) from error
 
 
 def _suffix(text: str, prefix: str) -> str:
@@ -197,19 +221,44 @@ def _suffix(text: str, prefix: str) -> str:
     return text[len(prefix) :]
 
 
+_MARK = "\ufdd0"
+"""Stands around text that spells a control token, between templating and tokenising. A Unicode noncharacter: no text may hold it."""
+
+
+def _control_pattern(tokenizer: Any) -> re.Pattern[str]:
+    tokens = set(tokenizer.all_special_tokens) | {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) or r"(?!)")
+
+
+def _mark(content: str, control: re.Pattern[str]) -> str:
+    if _MARK in content:
+        raise DataError("a turn holds the noncharacter U+FDD0; expected Unicode text; remove it")
+    return control.sub(lambda found: f"{_MARK}{found[0]}{_MARK}", content)
+
+
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids: list[int] = []
+    for index, part in enumerate(text.split(_MARK)):
+        if part:
+            ids += tokenizer(part, add_special_tokens=False, split_special_tokens=index % 2 == 1)["input_ids"]
+    return ids
 
 
-def _extend(ids: list[int], mask: list[bool], tokenizer: Any, text: str) -> None:
-    piece = _encode(tokenizer, text)
-    ids += piece
-    mask += [False] * len(piece)
+def _encode_after(tokenizer: Any, before: str, text: str) -> list[int]:
+    """Token ids of what `text` adds to `before`.
+
+    Tokenised in its place, since some tokenizers (Llama 2's) put a space in front of anything tokenised alone; by itself only where a
+    token would straddle the border, which a rollout could never produce.
+    """
+    added = _suffix(text, before)
+    if not before or not added:
+        return _encode(tokenizer, added)
+    first, whole = _encode(tokenizer, before), _encode(tokenizer, text)
+    return whole[len(first) :] if whole[: len(first)] == first else _encode(tokenizer, added)
 
 
-def _extend_answer(ids: list[int], mask: list[bool], tokenizer: Any, text: str, message: Message) -> None:
+def _extend_answer(ids: list[int], mask: list[bool], tokenizer: Any, piece: list[int], message: Message) -> None:
     """Append an answer. It counts up to the first end-of-turn token; what the template writes after that (a newline) does not."""
-    piece = _encode(tokenizer, text)
     ends = stop_token_ids(tokenizer)
     end = next((i for i, token in enumerate(piece) if token in ends), None)
     if end is None:
@@ -217,7 +266,7 @@ def _extend_answer(ids: list[int], mask: list[bool], tokenizer: Any, text: str, 
             f"the chat template does not end an answer with a stop token (eos is {tokenizer.eos_token!r}), so the model could never learn "
             f"to stop; set model.chat_template to one of {', '.join(TEMPLATES)}"
         )
-    if message.token_ids is not None:
+    if message.token_ids:
         finished = message.token_ids[-1] in ends
         piece, end = list(message.token_ids) + (piece[end + 1 :] if finished else []), len(message.token_ids) - 1
     ids += piece
@@ -240,13 +289,15 @@ def stop_token_ids(tokenizer: Any) -> frozenset[int]:
     """The tokens that end an answer: EOS, and the end-of-turn tokens of well-known templates where the vocabulary has them as special."""
     known = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    ids = {tokenizer.eos_token_id} | {tokenizer.convert_tokens_to_ids(token) for token in known}
-    return frozenset(i for i in ids if i is not None and i in special)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in known}
+    ids = {token: i for token, i in ids.items() if i in special and tokenizer.convert_ids_to_tokens(i) == token}  # not <unk>'s id
+    return frozenset(ids.values()) | ({tokenizer.eos_token_id} - {None})
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A short hash that two tokenizers share exactly if they have the same vocabulary, special tokens and chat template."""
-    content = [sorted(tokenizer.get_vocab().items()), sorted(tokenizer.all_special_ids), tokenizer.chat_template]
+    named = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id]
+    content = [sorted(tokenizer.get_vocab().items()), named, sorted(tokenizer.all_special_ids), tokenizer.chat_template]
     return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()[:16]
 
 

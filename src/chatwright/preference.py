@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
-from chatwright.dialogue import Message, check_turns, messages_from_json, messages_to_json
+from chatwright.dialogue import PROMPT_TAGS, Message, check_turns, messages_from_json, messages_to_json
 from chatwright.errors import DataError
 
 Side = Literal["left", "right"]
@@ -75,6 +75,8 @@ class Comparison:
             raise DataError(f"{self.id}: choice {self.choice!r}; expected left or right")
         if self.task not in ("helpfulness", "safety"):
             raise DataError(f"{self.id}: task {self.task!r}; expected helpfulness or safety")
+        if self.tag not in PROMPT_TAGS:
+            raise DataError(f"{self.id}: tag {self.tag!r}; expected one of {', '.join(PROMPT_TAGS)}")
         for answer in (self.left, self.right):
             if not answer.text.strip():
                 raise DataError(f"{self.id}: an answer is empty; expected two answers to compare")
@@ -127,8 +129,16 @@ def comparison_from_json(row: Mapping[str, Any], where: str) -> Comparison:
     fields["prompt"] = messages_from_json(row["prompt"], where)
     for side in ("left", "right"):
         answer = row[side]
-        if not isinstance(answer, Mapping) or not isinstance(answer.get("text"), str) or not set(answer) <= set(Answer.__dataclass_fields__):
-            raise DataError(f"{where}: {side} is {answer!r:.60}; expected an object with text and optional variant, temperature, seed, safe")
+        if (
+            not isinstance(answer, Mapping)
+            or not isinstance(answer.get("text"), str)
+            or not set(answer) <= set(Answer.__dataclass_fields__)
+        ):
+            raise DataError(
+                f"{where}: {side} is {answer!r:.60}; expected an object with text and optional variant, temperature, seed, safe"
+            )
+        if not isinstance(answer.get("safe"), bool | None):
+            raise DataError(f"{where}: {side} has safe {answer['safe']!r:.60}; expected true, false or null")
         fields[side] = Answer(**answer)
     if row.get("grade") is not None:
         fields["grade"] = parse_grade(row["grade"], where)

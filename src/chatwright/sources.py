@@ -67,7 +67,7 @@ def read_comparisons(
     task: Task,
     split: str = "train",
     limit: int | None = None,
-    margins: Mapping[Grade, float] | None = None,
+    margins: Mapping[str, float] | None = None,
     skip_malformed: bool = False,
 ) -> list[Comparison]:
     """Comparisons of a file, a folder or a hub data set, at most `limit`, in the source's order.
@@ -207,7 +207,7 @@ def _transcript(text: str) -> list[dict[str, Any]]:
     return [_message(_TURN_ROLES[who], said.strip()) for who, said in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
-def _comparison(row: Row, task: Task, margins: Mapping[Grade, float] | None) -> Comparison:
+def _comparison(row: Row, task: Task, margins: Mapping[str, float] | None) -> Comparison:
     if {"left", "right", "choice"} <= row.columns:
         comparison = comparison_from_json(row.values, row.where)
         if comparison.task != task:
@@ -255,7 +255,7 @@ def _safe(row: Row, column: str) -> bool | None:
     return value
 
 
-def _grade(row: Row, margins: Mapping[Grade, float] | None) -> Grade | None:
+def _grade(row: Row, margins: Mapping[str, float] | None) -> Grade | None:
     margin = row.get("margin")
     if "grade" in row.columns:
         return parse_grade(row.get("grade"), row.where)
@@ -265,11 +265,13 @@ def _grade(row: Row, margins: Mapping[Grade, float] | None) -> Grade | None:
         raise DataError(
             f"{row.where}: found margin {margin!r:.60} but no grade; expected grade, which margins follow from; add it or drop margin"
         )
-    for grade, value in margins.items():
-        if isinstance(margin, int | float) and math.isclose(margin, value, rel_tol=1e-4, abs_tol=1e-6):
-            return grade
-    known = ", ".join(f"{value:g} ({grade.value})" for grade, value in margins.items())
-    raise DataError(f"{row.where}: found margin {margin!r:.60}; expected one of {known}; add a grade column, or drop margin")
+    fits = [
+        grade for grade, m in margins.items() if isinstance(margin, int | float) and math.isclose(margin, m, rel_tol=1e-4, abs_tol=1e-6)
+    ]
+    if len(fits) != 1:
+        known = ", ".join(f"{Grade(grade).value} {value:g}" for grade, value in margins.items())
+        raise DataError(f"{row.where}: found margin {margin!r:.60}; expected that of one grade ({known}); add grade, or drop margin")
+    return parse_grade(fits[0], row.where)
 
 
 def _prompt(row: Row) -> Prompt:
