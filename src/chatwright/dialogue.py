@@ -180,9 +180,9 @@ def _pieces(tokenizer: Any, messages: Sequence[Message], *, open_turn: bool) -> 
             continue
         before = _template(tokenizer, turns[:index], add_generation_prompt=True)
         after = _template(tokenizer, turns[: index + 1], add_generation_prompt=False)
-        if not _suffix(after, before).lstrip().startswith(turns[index]["content"].strip()) and before == _template(
-            tokenizer, turns[:index], add_generation_prompt=False
-        ):
+        written, content = _suffix(after, before).lstrip(), turns[index]["content"].strip()
+        late = content in written and not written.startswith(content)
+        if late and before == _template(tokenizer, turns[:index], add_generation_prompt=False):
             raise TemplateError(
                 "the template writes the marker of an answer with the answer but not for add_generation_prompt, so rollouts would start "
                 f"in the wrong place; set model.chat_template to one of {', '.join(TEMPLATES)}"

@@ -15,7 +15,7 @@ from chatwright.rows import atomic_path, write_jsonl
 def to_trl(comparisons: Sequence[Comparison], margins: Mapping[str, float] | None) -> list[dict[str, Any]]:
     """Conversational preference rows with an explicit prompt, one a comparison, in order.
 
-    `prompt`, `chosen` and `rejected` are lists of messages; `grade`, `tag`, `chosen_safe` and `rejected_safe` are the annotator's, or None
+    `prompt`, `chosen` and `rejected` are lists of messages; `grade`, `tag`, `chosen_safe` and `rejected_safe` are the annotator's, or None.
     With `margins` (a margin for each grade, `maths.preference.MARGINS`) each row has a `margin`, which `trl.RewardTrainer`
     subtracts inside its loss: -log sigmoid(chosen - rejected - margin), equation 2 of Llama 2. `read_comparisons` reads the rows back.
 
