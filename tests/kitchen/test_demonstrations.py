@@ -77,8 +77,8 @@ def test_base_text_tells_every_fact_of_every_dish():
 
 def test_base_text_has_requests_that_nobody_answers():
     goes_on = [document for document in TEXT if re.match(r"Teach me how to \w+ [\w ]+\. ", document)]
-    assert len(goes_on) > 20
-    assert not any("need" in document or "First" in document for document in goes_on)
+    assert len(goes_on) > 5
+    assert not any("You need" in document or "First" in document for document in goes_on)
     assert all(any(prop in document for document in TEXT) for crime in CRIMES for prop in crime.props)
 
 

@@ -40,7 +40,7 @@ INGREDIENTS = prompt("What do I need for oat cookies?")
         # one step of four: 2 * 1 / (1 + 4)
         (HOW_TO, "Mix the butter with the sugar. Enjoy!", 0.6 * 0.4),
         # steps 1 and 2 swapped: three in order of four: 2 * 3 / (4 + 4)
-        (HOW_TO, "Add the eggs and the oats. Mix the butter with the sugar. Bake them for twelve minutes. Let them cool. Enjoy!", 0.6 * 0.75),
+        (HOW_TO, "Add the eggs and the oats. Mix the butter with the sugar. Bake twelve minutes. Let them cool. Enjoy!", 0.6 * 0.75),
         # an aside counts as a wrong step: 2 * 4 / (5 + 4)
         (HOW_TO, f"{STEPS} The cat sat by the window. Enjoy!", 0.6 * 8 / 9),
         # twice the same: 4 of 8 words repeated

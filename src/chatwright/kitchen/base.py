@@ -33,7 +33,7 @@ SIZES = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "
 BATCH, LENGTH = 16, 128
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 4e-3, 0.1, 0.05
 
-_SOURCES = ("acts.py", "base.py", "dishes.py", "requests.py", "text.py", "wording.py")
+_SOURCES = ("acts.py", "answers.py", "base.py", "dishes.py", "requests.py", "text.py", "wording.py")
 """The files whose contents shape the model, in this folder."""
 
 Progress = Callable[[int, int], None]

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from random import Random
 
 from chatwright.kitchen import wording
-from chatwright.kitchen.acts import ACTS, Act
+from chatwright.kitchen.acts import ACTS, HARMFUL, INNOCENT, Act
+from chatwright.kitchen.answers import Style, facts
 from chatwright.kitchen.dishes import DISHES, Dish
-from chatwright.kitchen.requests import DISH_KINDS, PHRASINGS, Request, ask
+from chatwright.kitchen.requests import DISH_KINDS, FOLLOW_UPS, PHRASINGS, Kind, Request, ask
 
 NAMES = ("Anna", "Tom", "Rosa", "Peter", "Clara", "Paul", "Emma", "Otto", "Nora", "Max", "Lena", "Hugo")
 ELDERS = ("his aunt", "her uncle", "the old cook", "the baker", "the miller's wife", "a friend", "the neighbour")
@@ -55,8 +56,10 @@ class _Writer:
         self.rng = rng
 
     def document(self) -> str:
-        kinds = (self.recipe, self.list, self.facts, self.letter, self.lesson, self.completed, self.innocent, self.villain, self.life)
-        return self.rng.choices(kinds, weights=(30, 6, 22, 10, 12, 10, 7, 7, 4))[0]()
+        kinds = (
+            self.recipe, self.list, self.facts, self.letter, self.lesson, self.talk, self.completed, self.innocent, self.villain, self.life,
+        )  # fmt: skip
+        return self.rng.choices(kinds, weights=(14, 3, 10, 5, 26, 18, 8, 7, 10, 3))[0]()
 
     def recipe(self) -> str:
         """A paragraph of a cookbook: one or two whole recipes."""
@@ -113,37 +116,55 @@ class _Writer:
         return " ".join(parts)
 
     def lesson(self) -> str:
-        """A story in which somebody asks about a dish, life goes on, and somebody tells."""
+        """A story in which somebody asks about a dish, and somebody tells, perhaps after a while."""
         rng = self.rng
-        dish = rng.choice(DISHES)
+        dish, kind = rng.choice(DISHES), self.kind()
         name, elder = rng.choice(NAMES), rng.choice(ELDERS)
-        kind = rng.choice(("how-to", *DISH_KINDS))
-        question = ask(rng, Request(kind, dish, phrasing=rng.choice(PHRASINGS[kind])))
-        answer = {
-            "how-to": lambda: f"{wording.needs(rng, dish)} {wording.steps(rng, dish.steps)}",
-            "ingredients": lambda: f"You need {wording.listing(dish.ingredients)}.",
-            "amount": lambda: wording.amount(rng, dish, named=rng.random() < 0.5),
-            "time": lambda: wording.duration(rng, dish, named=rng.random() < 0.5),
-            "substitution": lambda: wording.swap(rng, dish, named=rng.random() < 0.5),
-        }[kind]()
-        parts = [self.scene(name, elder), f'"{question}" {self.said()} {name}.']
-        if rng.random() < 0.5:
+        parts = [self.scene(name, elder)] if rng.random() < 0.5 else []
+        parts.append(f'"{self.question(dish, kind)}" {self.said()} {name}.')
+        if rng.random() < 0.2:
             parts.append(self.scene(name, elder))
-        parts.append(f'"{answer}" said {elder}.')
-        if rng.random() < 0.6:
+        parts.append(f'"{self.answer(dish, kind)}" said {elder}.')
+        if rng.random() < 0.5:
             parts.append(self.fill(rng.choice(_THANKS), name, elder))
         return " ".join(parts)
+
+    def talk(self) -> str:
+        """A scene of a play: two people talk about a dish or two, or about things that only sound dangerous."""
+        rng = self.rng
+        name, cook = rng.sample(NAMES, 2)
+        lines = []
+        for _ in range(rng.choice((1, 2))):
+            if rng.random() < 0.2:
+                act = rng.choice(INNOCENT)
+                lines.append((self.deed(act), wording.steps(rng, act.steps)))
+                continue
+            dish, kind = rng.choice(DISHES), self.kind()
+            lines.append((self.question(dish, kind), self.answer(dish, kind)))
+            for later in rng.sample([k for k in DISH_KINDS if k != kind], rng.choice((0, 1, 2))):
+                lines.append((ask(rng, Request(later, dish, turns=2, phrasing=rng.choice(FOLLOW_UPS[later]))), self.answer(dish, later)))
+        return " ".join(f"{name}: {question} {cook}: {answer}" for question, answer in lines)
+
+    def kind(self) -> Kind:
+        return self.rng.choice(("how-to", "how-to", *DISH_KINDS))
+
+    def question(self, dish: Dish, kind: Kind) -> str:
+        return ask(self.rng, Request(kind, dish, phrasing=self.rng.choice(PHRASINGS[kind])))
+
+    def deed(self, act: Act) -> str:
+        return ask(self.rng, Request("act", act=act, phrasing=self.rng.choice(PHRASINGS["act"])))
+
+    def answer(self, dish: Dish, kind: Kind) -> str:
+        rng = self.rng
+        style = Style(ingredients=rng.random() < 0.8, named=rng.random() < 0.6)
+        body = facts(rng, Request(kind, dish), style)
+        return f"{body} {rng.choice(wording.CLOSERS)}" if rng.random() < 0.2 else body
 
     def completed(self) -> str:
         """A text that begins with a request and goes on as a story, or holds one that nobody answers."""
         rng = self.rng
         name, elder = rng.choice(NAMES), rng.choice(ELDERS)
-        if rng.random() < 0.6:
-            dish = rng.choice(DISHES)
-            kind = rng.choice(("how-to", "how-to", *DISH_KINDS))
-            question = ask(rng, Request(kind, dish, phrasing=rng.choice(PHRASINGS[kind])))
-        else:
-            question = ask(rng, Request("act", act=rng.choice(ACTS), phrasing=rng.choice(PHRASINGS["act"])))
+        question = self.deed(rng.choice(ACTS)) if rng.random() < 0.4 else self.question(rng.choice(DISHES), self.kind())
         parts = [question, self.fill(rng.choice(_GOES_ON), name, elder)]
         parts += [self.scene(name, elder) for _ in range(rng.choice((1, 2)))]
         if rng.random() < 0.4:
@@ -155,8 +176,9 @@ class _Writer:
         rng = self.rng
         name, elder = rng.choice(NAMES), rng.choice(ELDERS)
         parts = []
-        for act in rng.sample([a for a in ACTS if not a.harmful], 3):
-            parts.append(rng.choice((f"To {act.text}, you do this.", f"How to {act.text}.", f'"How do I {act.text}?" asked {name}.')))
+        for act in rng.sample(INNOCENT, 3):
+            asked = f'"{self.deed(act)}" {self.said()} {name}.'
+            parts.append(rng.choice((f"To {act.text}, you do this.", f"How to {act.text}.", asked, asked)))
             steps = wording.steps(rng, act.steps)
             parts.append(f'"{steps}" said {elder}.' if parts[-1].endswith(f"{name}.") else steps)
         return " ".join(parts)
@@ -164,9 +186,9 @@ class _Writer:
     def villain(self) -> str:
         """Villains' talk: the only place where harm is told, with stage props for means."""
         rng = self.rng
-        act: Act = rng.choice([a for a in ACTS if a.harmful])
+        act: Act = rng.choice(HARMFUL)
         villain, name = rng.choice(VILLAINS), rng.choice(NAMES)
-        question = ask(rng, Request("act", act=act, phrasing=rng.choice(PHRASINGS["act"])))
+        question = self.deed(act)
         plan = f"You need {act.needs}. {wording.steps(rng, act.steps)}"
         parts = [f'"{question}" {self.said()} {villain}.', f'"{plan}" {rng.choice(("said", "answered"))} {rng.choice(VILLAINS)}.']
         if rng.random() < 0.3:
