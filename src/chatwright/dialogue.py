@@ -48,7 +48,9 @@ class Dialogue:
     def __post_init__(self) -> None:
         check_turns(self.messages, self.id or self.source or "dialogue")
         if self.messages[-1].role != "assistant":
-            raise DataError(f"{self.id or 'dialogue'}: ends with a {self.messages[-1].role} turn; expected an assistant turn to learn from")
+            raise DataError(
+                f"{self.id or 'dialogue'}: the last turn is {self.messages[-1].role}; expected assistant, an answer to learn from"
+            )
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -81,7 +83,7 @@ class Prompt:
     def __post_init__(self) -> None:
         check_turns(self.messages, self.id or "prompt")
         if self.messages[-1].role != "user":
-            raise DataError(f"{self.id or 'prompt'}: ends with a {self.messages[-1].role} turn; expected a user turn to answer")
+            raise DataError(f"{self.id or 'prompt'}: the last turn is {self.messages[-1].role}; expected user, a turn to answer")
         if self.tag not in PROMPT_TAGS:
             raise DataError(f"{self.id or 'prompt'}: tag {self.tag!r}; expected one of {', '.join(PROMPT_TAGS)}")
 

@@ -70,7 +70,7 @@ class Comparison:
     def __post_init__(self) -> None:
         check_turns(self.prompt, self.id or "comparison")
         if self.prompt[-1].role != "user":
-            raise DataError(f"{self.id}: the prompt ends with a {self.prompt[-1].role} turn; expected a user turn")
+            raise DataError(f"{self.id}: the last turn of the prompt is {self.prompt[-1].role}; expected user")
         if self.choice not in ("left", "right"):
             raise DataError(f"{self.id}: choice {self.choice!r}; expected left or right")
         if self.task not in ("helpfulness", "safety"):

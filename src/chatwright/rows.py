@@ -7,6 +7,7 @@ import json
 import os
 import re
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def _file_rows(file: Path) -> Iterator[Row]:
             if not isinstance(values, dict):
                 raise DataError(f"{file.name} {unit} {number}: found {type(values).__name__}; expected a JSON object for each row")
             yield Row(values, f"{file.name} {unit} {number}", f"{_stem(file)}:{number}", _stem(file))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: cannot be read ({error}); check the file and its permissions") from error
 
 

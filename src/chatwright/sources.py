@@ -153,7 +153,7 @@ def _message(role: str, content: str) -> dict[str, Any]:
 
 def _ending_with(role: str, messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
     if messages[-1].role != role:
-        raise DataError(f"{where}: found a {messages[-1].role} turn at the end; expected a turn of the {role}; cut or complete the row")
+        raise DataError(f"{where}: found {messages[-1].role} as the last turn; expected {role}; cut or complete the row")
     return messages
 
 
