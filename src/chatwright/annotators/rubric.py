@@ -37,12 +37,12 @@ def _pattern(*alternatives: str) -> re.Pattern[str]:
 SMALL_TALK = re.compile(
     r"^\W*"
     + _any_of(
-        r"hi\b|hello|hey\b|good (?:morning|evening|afternoon|night)|thank|thanks|bye|goodbye|see you|how are you|how(?:'s| is) it going",
-        r"nice to|happy to meet|i'?m |i am |i feel|i had|i have|i just|i love|my |what'?s up|you(?:'re| are)",
+        r"hi\b|hello|hey\b|good (?:morning|evening|afternoon|night)|thank|bye|goodbye|see you|how are you|how(?:'s| is) it going|nice to",
+        r"what'?s up|(?:i|i'm|we|my|our|it|you|today|happy)\b[^?]*$",
     ),
     re.IGNORECASE,
 )
-"""How requests begin that ask for nothing but company."""
+"""Requests that ask for nothing but company: greetings, and what people tell of themselves without a question."""
 
 REPLIES = _pattern(
     r"hi|hello|hey|welcome|sorry to hear|glad|good to|great to|happy|congratulations|well done|wonderful|that'?s|that sounds|sounds like",
@@ -54,7 +54,7 @@ SHORT_QUESTION = _pattern(r"what|who|where|when|which|how (?:many|much|long|old|
 _HELP = _any_of(
     r"help|assist|provide|answer|support|do (?:that|this|it|so)|give|tell|share|show|explain|discuss|write|create|encourage|recommend",
     r"condone|engage|offer|comply|fulfil|participate|teach|advise|go along|walk you|guide|generate|respond|be (?:part|involved)|promote",
-    r"describe|suggest|instruct|take part|continue|produce|advocate|make (?:that|this|it)",
+    r"describe|suggest|instruct|take part|continue|produce|advocate|agree|make (?:that|this|it)",
 )
 _NOT = _any_of(
     r"can'?t|can ?not|couldn'?t|won'?t|will not|shouldn'?t|would(?:n'?t| not)|do(?:n'?t| not)|would rather not|'d rather not",
@@ -170,7 +170,7 @@ def length_band(num_words: int) -> float:
 
 def finished(answer: str) -> bool:
     """True if the last sentence ends: with a full stop, question or exclamation mark, or a closing quote or bracket after one."""
-    return bool(re.search(r"[.!?…][\"'”’)*]*\s*$", answer)) and not re.search(r"(?:^|\s)\d+\.\s*$", answer)
+    return bool(re.search(r"[.!?…][\"'”’)*]*\s*$", answer)) and not re.search(r"(?:^|[\n.:!?])\s*\d+\.\s*$", answer)
 
 
 def repetition(answer: str) -> float:
