@@ -140,7 +140,7 @@ def grade_chart(title: str, accuracy: Mapping[str, float | None], ceiling: Mappi
         axes.hlines(
             limits, [p - 0.38 for p in places], [p + 0.38 for p in places], color=SECOND, linewidth=2.2, label="annotators' ceiling"
         )
-    axes.axhline(50, color=INK, linewidth=0.8, linestyle=(0, (3, 3)), label="a coin")
+    axes.axhline(50, color=INK, linewidth=0.8, linestyle=(0, (3, 3)), label="chance")
     axes.set_xticks(range(len(GRADES)), GRADES)
     axes.set_xlim(-0.5, len(GRADES) - 0.5)
     axes.set_ylim(0, 125)
