@@ -3,10 +3,24 @@ import re
 import shutil
 
 import pytest
+from made_run import make_run
 
 from chatwright.errors import ArtifactError, DataError
 from chatwright.report.charts import Curve, curve_chart, curve_of, grade_chart
 from chatwright.report.page import duration, stage_charts, write_page
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return make_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A run folder with its page, for tests that only read."""
+    folder = make_run(tmp_path_factory.mktemp("runs"))
+    write_page(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,15 @@
 import io
 
 import pytest
+from made_run import make_report
 from rich.console import Console
 
-from chatwright.report.table import markdown_table, results_grid, results_table, reward_grid, reward_table
+from chatwright.report.table import markdown_table, results_grid, results_table, reward_grid, reward_table, show_results
+
+
+@pytest.fixture
+def report():
+    return make_report()
 
 
 def _printed(table, width):
@@ -61,3 +67,21 @@ def test_no_figure_is_cut_on_a_terminal_of_eighty_columns(report, table):
 def test_brackets_in_a_name_are_not_taken_for_styling(report):
     report["policies"] = {"[bold]mine": {}}
     assert "[bold]mine" in _printed(results_table(report), width=120)
+
+
+def test_results_are_shown_with_three_samples_and_the_way_to_the_page(report, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "100")
+    turns = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "How do I cook rice?"},
+    ]
+    samples = [{"prompt": turns, "tag": "helpful", "answers": {"base": "rice [red]rice", "ppo": f"Answer {n}.\x1b[2J"}} for n in range(4)]
+    show_results(report, samples, tmp_path)
+    shown = capsys.readouterr().out
+    assert shown.index("Policies") < shown.index("Reward models") < shown.index("How do I cook rice?")
+    assert "rice [red]rice" in shown  # not taken for styling
+    assert "Answer 0.\ufffd[2J" in shown  # a model cannot clear the terminal
+    assert "Answer 2." in shown
+    assert "Answer 3." not in shown
+    assert str(tmp_path / "report.html") in shown.replace("\n", "")

@@ -29,7 +29,7 @@ def test_each_row_is_one_json_line_with_step_phase_and_seconds(path, clock):
         clock[0] = 101.5
         log.log(1, loss=2.5, learning_rate=1e-3)
         clock[0] = 104.0
-        log.log(1, phase="validation", loss=2.0, kept=True)
+        log.log(1, "validation", loss=2.0, kept=True)
         assert path.read_text() == (
             '{"step": 1, "phase": "train", "seconds": 1.5, "loss": 2.5, "learning_rate": 0.001}\n'
             '{"step": 1, "phase": "validation", "seconds": 4.0, "loss": 2.0, "kept": true}\n'
@@ -55,7 +55,7 @@ def test_resuming_drops_the_rows_beyond_the_checkpoint_and_goes_on(path):
     with MetricsLog(path) as log:
         for step in (1, 2, 3):
             log.log(step, loss=float(step))
-        log.log(3, phase="validation", loss=9.0)
+        log.log(3, "validation", loss=9.0)
     with MetricsLog(path) as log:
         log.truncate_after(2)
         log.log(3, loss=30.0)
@@ -110,7 +110,7 @@ def test_tensorboard_gets_every_finite_number_under_its_phase(path):
     with MetricsLog(path, trackers=["tensorboard"], run_name="quickstart", settings={"ppo": {"beta": 0.01}}) as log:
         log.log(1, reward=0.5, kl=float("nan"), note="text")
         log.log(2, reward=0.75)
-        log.log(2, phase="validation", reward=0.25)
+        log.log(2, "validation", reward=0.25)
     events = EventAccumulator(str(path.parent / "tensorboard")).Reload()
     assert events.Tags()["scalars"] == ["train/reward", "validation/reward"]
     assert [(e.step, e.value) for e in events.Scalars("train/reward")] == [(1, 0.5), (2, 0.75)]
@@ -136,7 +136,7 @@ def test_wandb_writes_an_offline_run_beside_the_metrics(path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     with MetricsLog(path, trackers=["wandb"], run_name="quickstart", settings={"beta": 0.01}) as log:
         log.log(1, reward=0.5)
-        log.log(1, phase="validation", reward=0.25)
+        log.log(1, "validation", reward=0.25)
     (run,) = (path.parent / "wandb").glob("offline-run-*/run-*.wandb")
     assert run.stat().st_size > 0
 

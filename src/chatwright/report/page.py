@@ -14,11 +14,8 @@ from markupsafe import Markup
 from chatwright.artifact import WORK, write_atomic
 from chatwright.errors import ArtifactError
 from chatwright.report.charts import Chart, Curve, calibration_chart, curve_chart, curve_of, grade_chart, interval_chart
-from chatwright.report.table import baseline_name, policy_label, results_grid, reward_grid
+from chatwright.report.table import NUM_OPEN_SAMPLES, PAGE, baseline_name, policy_label, results_grid, reward_grid
 from chatwright.training.metrics import read_metrics
-
-PAGE = "report.html"
-NUM_OPEN_SAMPLES = 3
 
 # What is drawn of a stage: (key in metrics.jsonl, title, unit), in this order, where the key occurs.
 _FINE_TUNING = (("loss", "Loss", "nats a token"), ("learning_rate", "Learning rate", ""))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from chatwright.preference import Grade
 
+PAGE = "report.html"
+NUM_OPEN_SAMPLES = 3
 MISSING = "–"
 GRADES = tuple(grade.value for grade in Grade)
 POLICY_LABELS = {"base": "Base", "sft": "SFT", "rejection": "Rejection sampling", "ppo": "PPO"}
@@ -104,6 +109,17 @@ def reward_table(report: Mapping[str, Any]) -> Table:
     return _rich_table(reward_grid(report), "Reward models")
 
 
+def show_results(report: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], run_folder: Path) -> None:
+    """Print the tables of a run, some answers side by side and where the page lies: what the command line ends a run with."""
+    console = Console()
+    console.print(results_table(report))
+    if report.get("reward_models"):
+        console.print(reward_table(report))
+    for sample in samples[:NUM_OPEN_SAMPLES]:
+        console.print(_sample_table(sample))
+    console.print(Text(f"The whole run as a page: {run_folder / PAGE}"), soft_wrap=True)
+
+
 def markdown_table(report: Mapping[str, Any]) -> str:
     """The policies of a report as a Markdown table."""
     grid = results_grid(report)
@@ -151,6 +167,19 @@ def _range(interval: Sequence[float] | None, *, percent: bool = True) -> str:
         return ""
     low, high = interval
     return f"{100 * low:.1f}–{100 * high:.1f}" if percent else f"{low:.3f}–{high:.3f}"
+
+
+def _sample_table(sample: Mapping[str, Any]) -> Table:
+    """The last turn of a prompt, and each policy's answer to it."""
+    table = Table(title=_harmless(sample["prompt"][-1]["content"]), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, answer in sample["answers"].items():
+        table.add_row(Text(policy_label(name), style="dim"), _harmless(answer))
+    return table
+
+
+def _harmless(text: str) -> Text:
+    """What a model wrote, without the control characters that would steer a terminal."""
+    return Text("".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text))
 
 
 def _rich_table(grid: Grid, title: str) -> Table:

@@ -38,9 +38,9 @@ class MetricsLog:
         self._drop_torn_line()
         self._start_from(read_metrics(path) if path.exists() else [])
 
-    def log(self, step: int, phase: str = "train", **values: Any) -> None:
+    def log(self, step: int, phase: str = "train", /, **values: Any) -> None:
         """Append one row and flush it. A number that is not finite is written as null, with a warning."""
-        assert "seconds" not in values, "seconds is the log's own column"
+        assert not {"step", "phase", "seconds"} & set(values), "step, phase and seconds are the log's own columns"
         row: dict[str, Any] = {"step": step, "phase": phase, "seconds": round(time.monotonic() - self._began, 3)}
         not_finite: list[str] = []
         for name, value in values.items():

@@ -1,9 +1,7 @@
+"""A report and the folder of a run, made by hand."""
+
 import json
 import math
-
-import pytest
-
-from chatwright.report.page import write_page
 
 GRADES = ("significantly", "better", "slightly", "negligibly")
 HOSTILE = "</p></div><script>alert('ppo')</script><img src=x onerror=alert(1)>"
@@ -29,24 +27,6 @@ def _policy(helpfulness, violations, refusals, tokens, kl, cut_off, score):
         "refusal_rate": _estimate(0.5, 0.4, 0.6), "mean_response_tokens": tokens, "kl_to_sft": kl, "cut_off_share": cut_off,
         "reward": {"helpfulness": 0.5, "safety": 0.5}, "vs_sft": compared, "prompts": 600,
     }  # fmt: skip
-
-
-@pytest.fixture
-def report():
-    return make_report()
-
-
-@pytest.fixture
-def run_folder(tmp_path):
-    return make_run(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def finished_run(tmp_path_factory):
-    """A run folder with its page, for tests that only read."""
-    folder = make_run(tmp_path_factory.mktemp("runs"))
-    write_page(folder)
-    return folder
 
 
 def make_report():
