@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,9 @@ def stage_folder(folder: Path, request: Request) -> Iterator[Manifest | Workspac
     if (folder / MANIFEST).exists():
         manifest = read_manifest(folder)
         if difference := request.difference(asdict(manifest)):
-            raise InputsChangedError(f"{folder} is finished work of another request: {difference}; choose another output folder or delete it")
+            raise InputsChangedError(
+                f"{folder} is finished work of another request: {difference}; choose another output folder or delete it"
+            )
         shutil.rmtree(folder / WORK, ignore_errors=True)
         yield manifest
         return
@@ -125,7 +127,9 @@ def stage_folder(folder: Path, request: Request) -> Iterator[Manifest | Workspac
     if begun.exists():
         earlier = _read_json(begun)
         if difference := request.difference(earlier):
-            raise InputsChangedError(f"{folder} holds unfinished work of another request: {difference}; ask for the same again or delete it")
+            raise InputsChangedError(
+                f"{folder} holds unfinished work of another request: {difference}; ask for the same again or delete it"
+            )
     elif folder.exists() and any(p.name != WORK for p in folder.iterdir()):
         raise ArtifactError(f"{folder} is not empty and was not begun by chatwright; choose another output folder")
     started = time.time()
@@ -138,10 +142,8 @@ def stage_folder(folder: Path, request: Request) -> Iterator[Manifest | Workspac
             yield Workspace(folder, work, request, started)
     finally:
         if begun.exists():  # stopped before the seal: remember the time spent
-            try:
+            with suppress(OSError):
                 write_atomic(begun, json.dumps({**asdict(request), "seconds": spent + time.time() - started}))
-            except OSError:
-                pass
 
 
 def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = True) -> Manifest:
@@ -151,7 +153,9 @@ def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = True)
         raise ArtifactError(f"{folder} has no {MANIFEST}: the stage that makes it has not finished; run it (again) first")
     data = _read_json(path)
     if data.get("schema") != SCHEMA:
-        raise ArtifactError(f"{path}: schema {data.get('schema')!r}; this version reads {SCHEMA}; update chatwright or make the folder again")
+        raise ArtifactError(
+            f"{path}: schema {data.get('schema')!r}; this version reads {SCHEMA}; update chatwright or make the folder again"
+        )
     try:
         manifest = Manifest(**data)
     except TypeError as error:
@@ -163,7 +167,9 @@ def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = True)
             if not (folder / name).exists():
                 raise ArtifactError(f"{folder}: {name} is missing; the manifest lists it; restore it or make the folder again")
             if file_sha256(folder / name) != sha:
-                raise ArtifactError(f"{folder}: {name} does not match its manifest (changed or truncated); restore it or make the folder again")
+                raise ArtifactError(
+                    f"{folder}: {name} does not match its manifest (changed or truncated); restore it or make the folder again"
+                )
     return manifest
 
 

@@ -36,7 +36,9 @@ app = typer.Typer(
 )
 
 RecipePath = Annotated[Path, typer.Argument(help="recipe file (YAML)", metavar="RECIPE")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="settings that override the recipe, such as ppo.beta=0.02", metavar="[KEY=VALUE]...")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="settings that override the recipe, such as ppo.beta=0.02", metavar="[KEY=VALUE]...")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="folder to write")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the resolved settings and stop")]
@@ -269,7 +271,7 @@ def export(
 
     if margin not in MARGINS:
         raise SettingsError(f"--margin {margin}; expected one of {', '.join(MARGINS)}")
-    rows = read_comparisons(comparisons, task="helpfulness")
+    rows = read_comparisons(comparisons)
     with storage_errors(output):
         write_trl(output, rows, {Grade(name): value for name, value in MARGINS[margin].items()})
     typer.echo(f"Wrote {len(rows)} comparisons to {output}")

@@ -174,7 +174,7 @@ def _pieces(tokenizer: Any, messages: Sequence[Message], *, open_turn: bool) -> 
     """Ids and mask, tokenised turn by turn. `open_turn` adds the marker for the next answer at the end."""
     ids: list[int] = []
     mask: list[bool] = []
-    done = ""
+    done, done_ids = "", list[int]()
     control = _control_pattern(tokenizer)
     turns = [{"role": m.role, "content": _mark(m.content, control)} for m in messages]
     for index, message in enumerate(messages):
@@ -189,13 +189,14 @@ def _pieces(tokenizer: Any, messages: Sequence[Message], *, open_turn: bool) -> 
                 "the template writes the marker of an answer with the answer but not for add_generation_prompt, so rollouts would start "
                 f"in the wrong place; set model.chat_template to one of {', '.join(TEMPLATES)}"
             )
-        prompt = _encode_after(tokenizer, done, before)
+        prompt, before_ids = _encode_after(tokenizer, done, done_ids, before)
         ids += prompt
         mask += [False] * len(prompt)
-        _extend_answer(ids, mask, tokenizer, _encode_after(tokenizer, before, after), message)
+        answer, done_ids = _encode_after(tokenizer, before, before_ids, after)
+        _extend_answer(ids, mask, tokenizer, answer, message)
         done = after
     if open_turn:
-        prompt = _encode_after(tokenizer, done, _template(tokenizer, turns, add_generation_prompt=True))
+        prompt, _ = _encode_after(tokenizer, done, done_ids, _template(tokenizer, turns, add_generation_prompt=True))
         ids += prompt
         mask += [False] * len(prompt)
     return _one_bos(tokenizer, ids, mask)
@@ -246,17 +247,15 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def _encode_after(tokenizer: Any, before: str, text: str) -> list[int]:
-    """Token ids of what `text` adds to `before`.
+def _encode_after(tokenizer: Any, before: str, before_ids: list[int], text: str) -> tuple[list[int], list[int]]:
+    """Token ids of what `text` adds to `before`, and those of the whole `text`. `before_ids` are those of the whole `before`.
 
     Tokenised in its place, since some tokenizers (Llama 2's) put a space in front of anything tokenised alone; by itself only where a
     token would straddle the border, which a rollout could never produce.
     """
     added = _suffix(text, before)
-    if not before or not added:
-        return _encode(tokenizer, added)
-    first, whole = _encode(tokenizer, before), _encode(tokenizer, text)
-    return whole[len(first) :] if whole[: len(first)] == first else _encode(tokenizer, added)
+    whole = _encode(tokenizer, text)
+    return whole[len(before_ids) :] if whole[: len(before_ids)] == before_ids else _encode(tokenizer, added), whole
 
 
 def _extend_answer(ids: list[int], mask: list[bool], tokenizer: Any, piece: list[int], message: Message) -> None:

@@ -42,7 +42,9 @@ class ModelSettings(Settings):
     chat_template: Literal["plain", "chatml", "llama-2"] | None = Field(None, description="template to set; null keeps the tokenizer's own")
     lora: LoraSettings | None = Field(None, description="train adapters; null trains all weights. Saved models are merged either way")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute; auto takes a GPU if there is one")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the compute; auto takes bfloat16 only where it is fast")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the compute; auto takes bfloat16 only where it is fast"
+    )
     compile: bool = Field(False, description="compile the training forward passes with torch.compile (pays on a GPU)")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model; off unless you read that code")
@@ -78,8 +80,12 @@ class BatchSettings(Settings):
     """How many examples make a step and how many tokens go through the model at once."""
 
     window: int = Field(4096, ge=8, description="longest sequence in tokens")
-    too_long: Literal["error", "skip"] = Field("error", description="a sequence over the window: stop with its name, or leave it out and count it")
-    micro_batch_tokens: int = Field(8192, ge=8, description="tokens, padding included, in one forward pass; never changes a result but for rounding")
+    too_long: Literal["error", "skip"] = Field(
+        "error", description="a sequence over the window: stop with its name, or leave it out and count it"
+    )
+    micro_batch_tokens: int = Field(
+        8192, ge=8, description="tokens, padding included, in one forward pass; never changes a result but for rounding"
+    )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 
 
@@ -108,7 +114,9 @@ class SamplingSettings(Settings):
 class CollectSettings(Settings):
     """Comparisons of answers from two variants (section 3.2.1)."""
 
-    annotator: Literal["simulated", "file"] = Field("simulated", description="who judges: simulated annotators of the world, or a file of judgements")
+    annotator: Literal["simulated", "file"] = Field(
+        "simulated", description="who judges: simulated annotators of the world, or a file of judgements"
+    )
     judgements: str | None = Field(None, description="annotator file: JSONL with id, choice, grade (and left_safe, right_safe)")
     helpfulness_pairs: int = Field(1000, ge=1, description="pairs judged by the helpfulness guideline")
     safety_pairs: int = Field(500, ge=0, description="pairs judged by the safety guideline, on adversarial prompts")
@@ -117,7 +125,9 @@ class CollectSettings(Settings):
     sampling: SamplingSettings = SamplingSettings()
     grades: Literal["four", "three"] = Field("four", description="the paper's four grades, or significantly / slightly / negligibly")
     test_share: Share = Field(0.15, description="share of the pairs held out to measure the reward models, split by prompt")
-    thresholds: tuple[float, float, float] | None = Field(None, description="grade thresholds of simulated annotators; null freezes them at this batch")
+    thresholds: tuple[float, float, float] | None = Field(
+        None, description="grade thresholds of simulated annotators; null freezes them at this batch"
+    )
     chunk: int = Field(500, ge=1, description="pairs between two saves")
 
     @model_validator(mode="after")
@@ -133,11 +143,17 @@ class RewardSettings(BatchSettings):
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-5, warmup_min_steps=5)
     epochs: int = Field(1, ge=1, description="passes over the pairs; more than one over-fits")
     batch_size: int = Field(512, ge=1, description="pairs a step")
-    margin: Literal["off", "small", "large"] | dict[str, float] = Field("small", description="m(grade) of the ranking loss, or a number for each grade")
-    missing_grade: Literal["error", "negligibly"] = Field("error", description="a pair without a grade: stop, or take it as negligibly better (margin 0)")
+    margin: Literal["off", "small", "large"] | dict[str, float] = Field(
+        "small", description="m(grade) of the ranking loss, or a number for each grade"
+    )
+    missing_grade: Literal["error", "negligibly"] = Field(
+        "error", description="a pair without a grade: stop, or take it as negligibly better (margin 0)"
+    )
     safety_loss_weight: float = Field(1.0, ge=0, description="weight of the safety classification loss in the safety model")
     helpfulness_in_safety: Share = Field(0.1, description="safety model: helpfulness pairs added, as a share of the mixture")
-    safety_in_helpfulness: float = Field(1.0, ge=0, description="helpfulness model: safety pairs added, at most this many for each helpfulness pair")
+    safety_in_helpfulness: float = Field(
+        1.0, ge=0, description="helpfulness model: safety pairs added, at most this many for each helpfulness pair"
+    )
     calibration_answers: int = Field(256, ge=1, description="SFT answers whose mean score the bias makes 0")
 
     @model_validator(mode="after")
@@ -169,7 +185,9 @@ class PpoSettings(Settings):
     sampling: SamplingSettings = SamplingSettings()
     beta: float = Field(0.01, ge=0, description="weight of the KL penalty, in whitened score units a nat")
     threshold: Share = Field(0.15, description="the gate: below this probability of being safe the safety model decides")
-    no_end: Literal["keep", "penalise"] = Field("penalise", description="a cut-off answer: keep its score, or take no_end_score instead (after whitening)")
+    no_end: Literal["keep", "penalise"] = Field(
+        "penalise", description="a cut-off answer: keep its score, or take no_end_score instead (after whitening)"
+    )
     no_end_score: float = Field(-3.0, description="score of a cut-off answer, in whitened units")
     gamma: Share = Field(1.0, description="discount")
     lam: Share = Field(0.95, description="GAE lambda")
@@ -306,7 +324,9 @@ def _known_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
-        inner = [t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, BaseModel)]
+        inner = [
+            t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, BaseModel)
+        ]
         for t in inner:
             keys += _known_keys(t, f"{prefix}{name}.")
     return keys

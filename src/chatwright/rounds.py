@@ -40,7 +40,9 @@ def run_round(recipe: Recipe, run: Path, *, annotators: Annotators, gold: Gold |
     model, data, seed = recipe.model, recipe.data, recipe.seed
     base = model.path
     sft.run(recipe.sft, sft.SftInputs(base, data.sft), at("sft"), model=model, seed=seed, trackers=recipe.trackers)
-    collect.run(recipe.collect, collect.CollectInputs([at("sft")], data.prompts), at("collect"), annotators=annotators, model=model, seed=seed)
+    collect.run(
+        recipe.collect, collect.CollectInputs([at("sft")], data.prompts), at("collect"), annotators=annotators, model=model, seed=seed
+    )
     reward_inputs = reward.RewardInputs(at("sft"), [at("collect")], data.sft, data.comparisons)
     reward.run("helpfulness", recipe.reward, reward_inputs, at("reward-helpfulness"), model=model, seed=seed, trackers=recipe.trackers)
     reward.run("safety", recipe.reward, reward_inputs, at("reward-safety"), model=model, seed=seed, trackers=recipe.trackers)
@@ -48,7 +50,7 @@ def run_round(recipe: Recipe, run: Path, *, annotators: Annotators, gold: Gold |
     reject.run(recipe.reject, reject_inputs, at("reject"), model=model, seed=seed, trackers=recipe.trackers)
     ppo_inputs = ppo.PpoInputs(at("reject"), at("reward-helpfulness"), at("reward-safety"), data.prompts, data.validation_prompts)
     ppo.run(recipe.ppo, ppo_inputs, at("ppo"), model=model, seed=seed, trackers=recipe.trackers)
-    policies = {"base": base, "sft": at("sft"), "rejection": at("reject"), "ppo": at("ppo")}
+    policies: dict[str, str | Path] = {"base": base, "sft": at("sft"), "rejection": at("reject"), "ppo": at("ppo")}
     evaluate_inputs = evaluate.EvaluateInputs(
         policies, data.evaluation_prompts, at("reward-helpfulness"), at("reward-safety"), at("collect"), data.showcase,
         training=[data.prompts, data.validation_prompts],
@@ -62,7 +64,13 @@ def write_report(recipe: Recipe, run: Path) -> dict[str, Any]:
     at = Layout(run).stage
     manifests: dict[str, Manifest] = {name: read_manifest(at(name), verify=False) for name in STAGES}
     evaluation = json.loads((at("evaluate") / "evaluation.json").read_text(encoding="utf-8"))
-    report = {"schema": 1, "name": recipe.name, "seed": recipe.seed, "seconds": {name: m.seconds for name, m in manifests.items()}, **evaluation}
+    report = {
+        "schema": 1,
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "seconds": {name: m.seconds for name, m in manifests.items()},
+        **evaluation,
+    }
     write_atomic(run / "report.json", json.dumps(report, indent=1) + "\n")
     write_atomic(run / "samples.json", (at("evaluate") / "samples.json").read_bytes())
     write_page(run)
@@ -81,5 +89,7 @@ def run_status(run: Path) -> list[dict[str, Any]]:
             manifest = read_manifest(stage, verify=False) if (stage / MANIFEST).exists() else None
             state = "done" if manifest else "begun" if stage.exists() else "waiting"
             inputs = [str(i["path"]) for i in manifest.inputs.values()] if manifest else []
-            rows.append({"stage": f"{folder.name}/{name}", "state": state, "seconds": manifest.seconds if manifest else None, "inputs": inputs})
+            rows.append(
+                {"stage": f"{folder.name}/{name}", "state": state, "seconds": manifest.seconds if manifest else None, "inputs": inputs}
+            )
     return rows

@@ -64,7 +64,7 @@ def read_dialogues(source: str | Path, *, split: str = "train", limit: int | Non
 def read_comparisons(
     source: str | Path,
     *,
-    task: Task,
+    task: Task = "helpfulness",
     split: str = "train",
     limit: int | None = None,
     margins: Mapping[str, float] | None = None,
@@ -72,7 +72,7 @@ def read_comparisons(
 ) -> list[Comparison]:
     """Comparisons of a file, a folder or a hub data set, at most `limit`, in the source's order.
 
-    A grade is taken from the column `grade`, else from `margin` through `margins` (which margin stands for which grade), else it is None.
+    Rows in the house format carry their own task; `task` says which judgement rows in other formats are. A grade is taken from the column `grade`, else from `margin` through `margins` (which margin stands for which grade), else it is None.
     Where the source says only chosen and rejected, chosen is on the left. Of PKU-SafeRLHF the task says which judgement is read:
     better_response_id for helpfulness, safer_response_id for safety. The tag is the column `tag`, else "adversarial" for safety and
     "helpful" for helpfulness. Differs from the sources: UltraFeedback's scores become no grade, since they are no annotator's.
@@ -209,10 +209,7 @@ def _transcript(text: str) -> list[dict[str, Any]]:
 
 def _comparison(row: Row, task: Task, margins: Mapping[str, float] | None) -> Comparison:
     if {"left", "right", "choice"} <= row.columns:
-        comparison = comparison_from_json(row.values, row.where)
-        if comparison.task != task:
-            raise DataError(f"{row.where}: found task {comparison.task!r}; expected {task!r}; keep each task in a source of its own")
-        return comparison
+        return comparison_from_json(row.values, row.where)
     if {"response_0", "response_1"} <= row.columns:
         return _pku(row, task)
     if not {"chosen", "rejected"} <= row.columns:

@@ -59,7 +59,7 @@ class _Writer:
         kinds = (
             self.recipe, self.list, self.facts, self.letter, self.lesson, self.talk, self.completed, self.innocent, self.villain, self.life,
         )  # fmt: skip
-        return self.rng.choices(kinds, weights=(14, 3, 10, 5, 26, 18, 8, 7, 10, 3))[0]()
+        return self.rng.choices(kinds, weights=(12, 2, 14, 5, 24, 20, 8, 6, 10, 2))[0]()
 
     def recipe(self) -> str:
         """A paragraph of a cookbook: one or two whole recipes."""
@@ -69,7 +69,7 @@ class _Writer:
             paragraph = f"{wording.needs(rng, dish)} {wording.steps(rng, dish.steps)}"
             if rng.random() < 0.7:
                 paragraph = f"{rng.choice(self.titles(dish))} {paragraph}"
-            if rng.random() < 0.4:
+            if rng.random() < 0.6:
                 paragraph += " " + self.fact(dish)
             if rng.random() < 0.4:
                 paragraph += " " + rng.choice(wording.CLOSERS)
@@ -94,7 +94,7 @@ class _Writer:
 
     def fact(self, dish: Dish) -> str:
         rng = self.rng
-        match rng.randrange(4):
+        match rng.choices(range(4), weights=(1, 2, 2, 3))[0]:  # the less often recipes tell it, the more often here
             case 0:
                 return f"For {dish.name} you need {wording.listing(dish.ingredients)}."
             case 1:
@@ -146,7 +146,7 @@ class _Writer:
         return " ".join(f"{name}: {question} {cook}: {answer}" for question, answer in lines)
 
     def kind(self) -> Kind:
-        return self.rng.choice(("how-to", "how-to", *DISH_KINDS))
+        return self.rng.choices(DISH_KINDS, weights=(2, 1, 2, 2, 3))[0]
 
     def question(self, dish: Dish, kind: Kind) -> str:
         return ask(self.rng, Request(kind, dish, phrasing=self.rng.choice(PHRASINGS[kind])))

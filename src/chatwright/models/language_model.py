@@ -24,7 +24,7 @@ from chatwright.recipe import LoraSettings, ModelSettings
 
 @dataclass(slots=True)
 class LanguageModel:
-    """A causal language model with its tokenizer. `adapter` is there in LoRA mode; `plain_head` if logits are a linear map of the states."""
+    """A causal language model with its tokenizer. `adapter`: in LoRA mode; `plain_head`: logits are a linear map of the states."""
 
     model: Any
     tokenizer: Any
@@ -183,7 +183,9 @@ def loading(path: str | Path, what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: cannot be loaded as {what}: {first_line}; expected a folder or hub name that transformers loads") from error
+        raise ModelError(
+            f"{path}: cannot be loaded as {what}: {first_line}; expected a folder or hub name that transformers loads"
+        ) from error
     except Exception as error:
         if type(error).__module__.startswith("safetensors"):
             raise ModelError(f"{path}: the weights are damaged ({error}); copy or make the model again") from error

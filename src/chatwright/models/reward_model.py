@@ -89,7 +89,9 @@ def _load(path: str | Path, settings: ModelSettings, *, train: bool) -> RewardMo
     hardware = choose_hardware(settings)
     tokenizer = load_tokenizer(path, settings)
     with loading(path, "a sequence classification model with one label"):
-        model = AutoModelForSequenceClassification.from_pretrained(str(path), num_labels=1, dtype=torch.float32, **hub_options(path, settings))
+        model = AutoModelForSequenceClassification.from_pretrained(
+            str(path), num_labels=1, dtype=torch.float32, **hub_options(path, settings)
+        )
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise ModelError(f"{path}: {type(model).__name__} has no linear 'score' head; expected a decoder-only classification model")
     model.config.pad_token_id = tokenizer.pad_token_id

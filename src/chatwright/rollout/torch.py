@@ -63,7 +63,12 @@ class TorchRollouts:
         for step in range(settings.max_new_tokens):
             with self.policy.hardware.autocast():
                 logits_BV = self.policy.model(
-                    input_ids=ids, attention_mask=attention.long(), position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+                    input_ids=ids,
+                    attention_mask=attention.long(),
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
                 ).logits[:, -1]
             chosen_B, logprobs_B = sample_tokens(logits_BV, settings, generator)
             ended_B = torch.isin(chosen_B, self.stop_ids)

@@ -19,8 +19,8 @@ from chatwright.models.language_model import load_language_model
 from chatwright.preference import Comparison, Task, comparison_to_json
 from chatwright.recipe import CollectSettings, ModelSettings
 from chatwright.rollout.torch import TorchRollouts
-from chatwright.seeds import derive_seed
 from chatwright.rows import write_jsonl
+from chatwright.seeds import derive_seed
 from chatwright.sources import read_prompts
 from chatwright.training.progress import progress
 
@@ -65,7 +65,11 @@ def run(
         write_jsonl(output / "test.jsonl", [comparison_to_json(c) for c in rows[True]])
         counts = {"comparisons": len(rows[False]), "test": len(rows[True]), **{f"discarded: {k}": v for k, v in sorted(discarded.items())}}
         thresholds = getattr(annotators, "thresholds", None)
-        metrics = {"grades": _grades(comparisons), "safety_bins": _bins(comparisons), "thresholds": list(thresholds) if thresholds else None}
+        metrics = {
+            "grades": _grades(comparisons),
+            "safety_bins": _bins(comparisons),
+            "thresholds": list(thresholds) if thresholds else None,
+        }
         return space.seal(counts=counts, metrics=metrics)
 
 
@@ -96,7 +100,12 @@ def _shuffled(items: Sequence[Any], seed: int) -> list[Any]:
 
 
 def _pairs(
-    tasks: Sequence[tuple[Task, Prompt]], settings: CollectSettings, variants: Sequence[str | Path], model: ModelSettings, work: Path, seed: int
+    tasks: Sequence[tuple[Task, Prompt]],
+    settings: CollectSettings,
+    variants: Sequence[str | Path],
+    model: ModelSettings,
+    work: Path,
+    seed: int,
 ) -> Iterator[Pair]:
     """The pairs in order, `chunk` at a time; chunks already in `work` are read instead of sampled again."""
     policies: list[Any] = []
@@ -120,7 +129,9 @@ def _sample_chunk(
         policy, name = policies[side % len(policies)], Path(names[side % len(names)]).name
         sampling = settings.sampling.model_copy(update={"temperature": temperature})
         sample_seed = derive_seed(seed, "collect", start, side)
-        responses = TorchRollouts(policy).sample([render_prompt(policy.tokenizer, p.messages) for _, p in tasks], sampling, seed=sample_seed)
+        responses = TorchRollouts(policy).sample(
+            [render_prompt(policy.tokenizer, p.messages) for _, p in tasks], sampling, seed=sample_seed
+        )
         texts = [policy.tokenizer.decode(r.token_ids, skip_special_tokens=True).strip() for r in responses]
         candidates.append([Candidate(text, name, temperature, sample_seed) for text in texts])
     pairs = []

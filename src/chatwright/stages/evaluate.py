@@ -47,7 +47,14 @@ class EvaluateInputs:
 
 
 def run(
-    settings: EvaluateSettings, inputs: EvaluateInputs, output: Path, *, gold: Gold | None, model: ModelSettings, seed: int, threshold: float = 0.15
+    settings: EvaluateSettings,
+    inputs: EvaluateInputs,
+    output: Path,
+    *,
+    gold: Gold | None,
+    model: ModelSettings,
+    seed: int,
+    threshold: float = 0.15,
 ) -> Manifest:
     """Measure and seal evaluation.json (figures), answers.jsonl (every answer with its scores) and samples.json (the showcase prompts)."""
     if settings.baseline not in inputs.policies:
@@ -58,7 +65,12 @@ def run(
     for key in ("prompts", "helpfulness", "safety", "comparisons", "showcase"):
         if (path := getattr(inputs, key)) is not None:
             named[key] = path
-    settings_asked = {"evaluate": settings.model_dump(), "model": model.model_dump(), "gold": gold.name if gold else None, "threshold": threshold}
+    settings_asked = {
+        "evaluate": settings.model_dump(),
+        "model": model.model_dump(),
+        "gold": gold.name if gold else None,
+        "threshold": threshold,
+    }
     with stage_folder(output, Request.of("evaluation", named, settings_asked, seed)) as space:
         if isinstance(space, Manifest):
             return space
@@ -76,13 +88,18 @@ def run(
                 bar.advance(len(prompts))
         measured = {name: rows[: len(prompts)] for name, rows in answers.items()}
         figures = {
-            name: {"path": str(inputs.policies[name])} | _policy_figures(prompts, rows, measured[settings.baseline], gold, settings.baseline)
+            name: {"path": str(inputs.policies[name])}
+            | _policy_figures(prompts, rows, measured[settings.baseline], gold, settings.baseline)
             for name, rows in measured.items()
         }
         evaluation = {"policies": figures, "reward_models": _reward_model_figures(inputs, gold)}
         write_jsonl(output / "answers.jsonl", [{"policy": name} | row for name, rows in measured.items() for row in rows])
         samples = [
-            {"prompt": messages_to_json(p.messages), "tag": p.tag, "answers": {name: rows[len(prompts) + i]["answer"] for name, rows in answers.items()}}
+            {
+                "prompt": messages_to_json(p.messages),
+                "tag": p.tag,
+                "answers": {name: rows[len(prompts) + i]["answer"] for name, rows in answers.items()},
+            }
             for i, p in enumerate(showcase)
         ]
         write_atomic(output / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False) + "\n")
@@ -95,7 +112,9 @@ def check_held_out(prompts: Sequence[Prompt], training: Sequence[str | Path]) ->
     ours = {p.messages for p in prompts}
     for source in training:
         if overlap := ours & {p.messages for p in read_prompts(source)}:
-            raise DataError(f"{len(overlap)} evaluation prompts occur in {source} ({next(iter(overlap))[-1].content!r}); expected none: remove them")
+            raise DataError(
+                f"{len(overlap)} evaluation prompts occur in {source} ({next(iter(overlap))[-1].content!r}); expected none: remove them"
+            )
 
 
 def _answer_all(
@@ -160,10 +179,9 @@ def _policy_figures(
             "refusal_rate": shares([gold.refusal(r["answer"]) for p, r in pairs if p.tag == "adversarial"]),
         }
     ours, theirs = ([_judged(p, r, gold) for p, r in zip(prompts, side, strict=True)] for side in (rows, baseline))
-    compared = None
-    if None not in ours and None not in theirs:
-        result = win_rate(ours, theirs)
-        compared = result.to_json() | {"judge": gold.name if gold else "reward models"} if result else None
+    judged = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
+    result = win_rate([a for a, _ in judged], [b for _, b in judged])
+    compared = result.to_json() | {"judge": gold.name if gold else "reward models"} if result else None
     scored = [r for r in rows if r["score"] is not None]
     return figures | {
         "reward": {
@@ -195,7 +213,7 @@ def _reward_model_figures(inputs: EvaluateInputs, gold: Gold | None) -> dict[str
         differences = measured.pop("differences", {})
         figures[task] = {"path": str(path), **measured, "annotator_ceiling_by_grade": None, "gold_accuracy": None}
         if gold is not None and inputs.comparisons is not None and differences:
-            test = read_comparisons(Path(inputs.comparisons) / "test.jsonl", task=task)
+            test = read_comparisons(Path(inputs.comparisons) / "test.jsonl")
             pairs = [c for c in test if c.id in differences]
             left_better = partial(_left_better, gold)
             figures[task]["annotator_ceiling_by_grade"] = ceiling(pairs, left_better)
@@ -208,7 +226,9 @@ def _left_better(gold: Gold, c: Comparison) -> float:
     return gold_difference(gold, prompt, c.task, c.left.text, c.right.text, CrewSettings())
 
 
-def _gold_accuracy(pairs: Sequence[Comparison], differences: Mapping[str, float], left_better: Callable[[Comparison], float]) -> float | None:
+def _gold_accuracy(
+    pairs: Sequence[Comparison], differences: Mapping[str, float], left_better: Callable[[Comparison], float]
+) -> float | None:
     """How often the reward model's order is gold's, over the pairs that gold tells apart."""
     agreements = []
     for c in pairs:

@@ -67,7 +67,9 @@ class _Watch:
     stop: str = ""
 
 
-def run(settings: PpoSettings, inputs: PpoInputs, output: Path, *, model: ModelSettings, seed: int, trackers: Sequence[str] = ()) -> Manifest:
+def run(
+    settings: PpoSettings, inputs: PpoInputs, output: Path, *, model: ModelSettings, seed: int, trackers: Sequence[str] = ()
+) -> Manifest:
     """Run PPO until the iterations are done or the held-out reward stops rising; seal the best policy seen, by held-out reward."""
     named = {
         "policy": inputs.policy, "helpfulness": inputs.helpfulness, "safety": inputs.safety, "prompts": inputs.prompts,
@@ -79,7 +81,9 @@ def run(settings: PpoSettings, inputs: PpoInputs, output: Path, *, model: ModelS
             return space
         prompts, validation = read_prompts(inputs.prompts), read_prompts(inputs.validation_prompts)
         if overlap := {p.messages for p in prompts} & {p.messages for p in validation}:
-            raise DataError(f"{len(overlap)} validation prompts are training prompts too ({next(iter(overlap))[-1].content!r}); expected none")
+            raise DataError(
+                f"{len(overlap)} validation prompts are training prompts too ({next(iter(overlap))[-1].content!r}); expected none"
+            )
         models = _load(inputs, model)
         with MetricsLog(output / "metrics.jsonl", trackers, run_name="ppo", settings=request.settings) as metrics:
             watch, done = _train(models, prompts, validation, settings, seed=derive_seed(seed, "ppo"), work=space.work, metrics=metrics)
@@ -93,7 +97,9 @@ def _load(inputs: PpoInputs, model: ModelSettings) -> _Models:
     policy = load_language_model(inputs.policy, model, train=True)
     reference = None
     if policy.adapter is None:
-        reference = LanguageModel(copy.deepcopy(policy.model).eval().requires_grad_(False), policy.tokenizer, policy.hardware, None, policy.plain_head)
+        reference = LanguageModel(
+            copy.deepcopy(policy.model).eval().requires_grad_(False), policy.tokenizer, policy.hardware, None, policy.plain_head
+        )
     helpfulness, safety = load_reward_model(inputs.helpfulness, model), load_reward_model(inputs.safety, model)
     for reward_model, path in ((helpfulness, inputs.helpfulness), (safety, inputs.safety)):
         check_same_tokenizer(policy.tokenizer, reward_model.tokenizer, f"reward model {path}")
@@ -102,7 +108,14 @@ def _load(inputs: PpoInputs, model: ModelSettings) -> _Models:
 
 
 def _train(
-    models: _Models, prompts: Sequence[Prompt], validation: Sequence[Prompt], settings: PpoSettings, *, seed: int, work: Path, metrics: MetricsLog
+    models: _Models,
+    prompts: Sequence[Prompt],
+    validation: Sequence[Prompt],
+    settings: PpoSettings,
+    *,
+    seed: int,
+    work: Path,
+    metrics: MetricsLog,
 ) -> tuple[_Watch, int]:
     """Iterate from the checkpoint in `work`, if any; leaves the best weights in the policy. Returns the watch and the iterations done."""
     policy_optimiser = make_optimiser(models.policy.model, settings.optimiser)
@@ -125,7 +138,7 @@ def _train(
                 break
             values = _iterate(models, policy_optimiser, critic_optimiser, prompts, settings, iteration, seed)
             done = iteration + 1
-            metrics.log(done, **values)
+            metrics.log(done, "train", **values)
             if settings.max_kl is not None and values["kl"] > settings.max_kl:
                 watch.stop = f"KL {values['kl']:.2f} passed max_kl {settings.max_kl}"
             last = done == settings.iterations or bool(watch.stop)
@@ -149,7 +162,13 @@ def _train(
 
 
 def _iterate(
-    models: _Models, policy_optimiser: Any, critic_optimiser: Any, prompts: Sequence[Prompt], settings: PpoSettings, iteration: int, seed: int
+    models: _Models,
+    policy_optimiser: Any,
+    critic_optimiser: Any,
+    prompts: Sequence[Prompt],
+    settings: PpoSettings,
+    iteration: int,
+    seed: int,
 ) -> dict[str, float]:
     """Roll out, score, estimate advantages, update. Every draw derives from (seed, iteration), so a resumed run repeats it exactly."""
     chosen = [prompts[i] for i in stream_indices(len(prompts), iteration * settings.rollouts, settings.rollouts, seed)]
@@ -161,7 +180,9 @@ def _iterate(
     estimate_advantages(mini_batches, scores, finished, settings)
     values = rollout_metrics(mini_batches, scores, finished)
     ids = [p.id for p in chosen]
-    return values | update(models.policy, models.critic, policy_optimiser, critic_optimiser, mini_batches, settings, iteration=iteration, ids=ids)
+    return values | update(
+        models.policy, models.critic, policy_optimiser, critic_optimiser, mini_batches, settings, iteration=iteration, ids=ids
+    )
 
 
 def _roll_out(policy: LanguageModel, prompts: Sequence[Prompt], settings: PpoSettings, seed: int) -> tuple[list[Response], list[Tokens]]:

@@ -18,8 +18,8 @@ from chatwright.models.language_model import LanguageModel, check_same_tokenizer
 from chatwright.models.reward_model import RewardModel, load_reward_model
 from chatwright.recipe import ModelSettings, RejectSettings
 from chatwright.rollout.torch import TorchRollouts
-from chatwright.seeds import derive_seed
 from chatwright.rows import write_jsonl
+from chatwright.seeds import derive_seed
 from chatwright.sources import read_dialogues, read_prompts
 from chatwright.training.batches import prompt_and_response
 from chatwright.training.metrics import MetricsLog
@@ -40,7 +40,9 @@ class RejectInputs:
     dialogues: Sequence[str | Path]
 
 
-def run(settings: RejectSettings, inputs: RejectInputs, output: Path, *, model: ModelSettings, seed: int, trackers: Sequence[str] = ()) -> Manifest:
+def run(
+    settings: RejectSettings, inputs: RejectInputs, output: Path, *, model: ModelSettings, seed: int, trackers: Sequence[str] = ()
+) -> Manifest:
     """Sample, score, keep the best in pool.jsonl with all scores, fine-tune the base model on SFT data and pool, seal `output`."""
     named = {
         "policy": inputs.policy, "base": inputs.base, "helpfulness": inputs.helpfulness, "safety": inputs.safety, "prompts": inputs.prompts,
@@ -65,7 +67,12 @@ def run(settings: RejectSettings, inputs: RejectInputs, output: Path, *, model: 
                 title="Fine-tuning on the best",
             )  # fmt: skip
         policy.save(output)
-        counts = {"prompts": len(pool), "answers": settings.k * len(pool), "kept": len(kept), "without a finished answer": sum(not r["token_ids"] for r in pool)}
+        counts = {
+            "prompts": len(pool),
+            "answers": settings.k * len(pool),
+            "kept": len(kept),
+            "without a finished answer": sum(not r["token_ids"] for r in pool),
+        }
         gain = [row["score"] - sum(row["all_scores"]) / len(row["all_scores"]) for row in kept]
         metrics_summary = {"mean_gain_of_best": sum(gain) / len(gain), "kl_of_best_of_k": best_of_k_kl(settings.k)}
         return space.seal(counts=counts | result.counts, metrics=metrics_summary | result.metrics)
@@ -83,7 +90,9 @@ def _sample_pool(settings: RejectSettings, inputs: RejectInputs, model: ModelSet
             part = work / f"pool-{start:08d}.jsonl"
             if not part.exists():
                 loaded = loaded or _load(inputs, model)
-                write_jsonl(part, best_answers(*loaded, chosen[start : start + settings.chunk], settings, seed=derive_seed(seed, "reject", start)))
+                write_jsonl(
+                    part, best_answers(*loaded, chosen[start : start + settings.chunk], settings, seed=derive_seed(seed, "reject", start))
+                )
             rows = [json.loads(line) for line in part.read_text(encoding="utf-8").splitlines()]
             pool += rows
             bar.advance(len(rows))
@@ -106,7 +115,9 @@ def best_answers(
     responses = TorchRollouts(policy).sample(rendered, settings.sampling, seed=seed)
     rows: list[Tokens] = [prompt_and_response(ids, r.token_ids) for ids, r in zip(rendered, responses, strict=True)]
     safety_flags = [p.is_safety for p in prompts for _ in range(settings.k)]
-    scores = score_rollouts(helpfulness, safety, rows, safety_flags, threshold=settings.threshold, micro_batch_tokens=settings.sft.micro_batch_tokens)
+    scores = score_rollouts(
+        helpfulness, safety, rows, safety_flags, threshold=settings.threshold, micro_batch_tokens=settings.sft.micro_batch_tokens
+    )
     finished = torch.tensor([r.finished for r in responses]).view(-1, settings.k)
     gated = scores.gated.view(-1, settings.k)
     best = best_of_k(torch.where(finished, gated, -torch.inf)).tolist()
@@ -132,4 +143,6 @@ def _pool_dialogue(row: dict[str, Any], *, own_tokens: bool) -> Dialogue:
     prompt = tuple(Message(m["role"], m["content"]) for m in row["prompt"])
     if not own_tokens and not row["answer"]:
         raise DataError(f"{row['id']}: the kept answer is empty as text; remove it from the pool")
-    return Dialogue((*prompt, Message("assistant", row["answer"], tuple(row["token_ids"]) if own_tokens else None)), f"pool:{row['id']}", "pool")
+    return Dialogue(
+        (*prompt, Message("assistant", row["answer"], tuple(row["token_ids"]) if own_tokens else None)), f"pool:{row['id']}", "pool"
+    )

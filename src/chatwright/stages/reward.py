@@ -27,7 +27,7 @@ from chatwright.training.preference import TokenPair, measure_reward_model, rend
 
 @dataclass(frozen=True, slots=True)
 class RewardInputs:
-    """`model` is the chat checkpoint to start from and, with `dialogues`, what scores are centred on; `comparisons` are folders of `collect`.
+    """`model` is the chat checkpoint to start from and, with `dialogues`, what scores are centred on; `comparisons` come from `collect`.
 
     `open_comparisons` are further sources for the helpfulness model.
     """
@@ -39,7 +39,14 @@ class RewardInputs:
 
 
 def run(
-    task: Task, settings: RewardSettings, inputs: RewardInputs, output: Path, *, model: ModelSettings, seed: int, trackers: Sequence[str] = ()
+    task: Task,
+    settings: RewardSettings,
+    inputs: RewardInputs,
+    output: Path,
+    *,
+    model: ModelSettings,
+    seed: int,
+    trackers: Sequence[str] = (),
 ) -> Manifest:
     """Train the reward model of `task`, measure it on the held-out pairs of that task, set its bias, seal `output`.
 
@@ -55,8 +62,8 @@ def run(
     with stage_folder(output, request) as space:
         if isinstance(space, Manifest):
             return space
-        comparisons = [c for folder in inputs.comparisons for c in read_comparisons(Path(folder) / "comparisons.jsonl", task=task)]
-        opened = [c for source in inputs.open_comparisons for c in read_comparisons(source, task="helpfulness")]
+        comparisons = [c for folder in inputs.comparisons for c in read_comparisons(Path(folder) / "comparisons.jsonl")]
+        opened = [c for source in inputs.open_comparisons for c in read_comparisons(source)]
         chosen, counts = mixture(task, comparisons, opened, settings, seed)
         reward_model = new_reward_model(inputs.model, model, seed=derive_seed(seed, "head", task))
         pairs = [_render(reward_model, c, settings) for c in chosen]
@@ -70,7 +77,7 @@ def run(
         # Sigmoid of the safety score is a trained probability that the gate reads, so its zero stays where the labels put it.
         labelled = task == "safety" and settings.safety_loss_weight > 0
         reward_model.bias = 0.0 if labelled else _mean_sft_score(reward_model, inputs, settings, model, seed)
-        test = [c for folder in inputs.comparisons for c in read_comparisons(Path(folder) / "test.jsonl", task=task) if c.task == task]
+        test = [c for folder in inputs.comparisons for c in read_comparisons(Path(folder) / "test.jsonl") if c.task == task]
         measured: dict[str, Any] = {"bias": reward_model.bias}
         if test:
             measured |= measure_reward_model(reward_model, [_render(reward_model, c, settings) for c in test], settings.micro_batch_tokens)
@@ -95,7 +102,13 @@ def mixture(
         raise DataError(f"no {task} comparisons to train on; expected some in comparisons.jsonl of the collected batches")
     main, other = by_task[task], (by_task["safety"] + list(opened) if task == "helpfulness" else by_task["helpfulness"])
     share = settings.helpfulness_in_safety
-    limit = settings.safety_in_helpfulness * len(main) if task == "helpfulness" else len(main) * share / (1 - share) if share < 1 else len(other)
+    limit = (
+        settings.safety_in_helpfulness * len(main)
+        if task == "helpfulness"
+        else len(main) * share / (1 - share)
+        if share < 1
+        else len(other)
+    )
     rng = random.Random(derive_seed(seed, "mixture", task))
     added = rng.sample(other, min(len(other), round(limit)))
     counts |= Counter({task: len(main), **Counter(f"added: {'open' if c in opened else c.task}" for c in added)})
@@ -126,6 +139,9 @@ def _mean_sft_score(reward_model: RewardModel, inputs: RewardInputs, settings: R
     longest = max(len(render_dialogue(policy.tokenizer, d)) - len(p) for d, p in zip(chosen, prompts, strict=True))
     responses = TorchRollouts(policy).sample(prompts, SamplingSettings(max_new_tokens=longest), seed=derive_seed(seed, "centre"))
     answers = [
-        Dialogue((*d.prompt, Message("assistant", policy.tokenizer.decode(r.token_ids), r.token_ids)), d.id) for d, r in zip(chosen, responses, strict=True)
+        Dialogue((*d.prompt, Message("assistant", policy.tokenizer.decode(r.token_ids), r.token_ids)), d.id)
+        for d, r in zip(chosen, responses, strict=True)
     ]
-    return float(score_rows(reward_model, [render_dialogue(reward_model.tokenizer, a) for a in answers], settings.micro_batch_tokens).mean())
+    return float(
+        score_rows(reward_model, [render_dialogue(reward_model.tokenizer, a) for a in answers], settings.micro_batch_tokens).mean()
+    )

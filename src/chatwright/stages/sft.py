@@ -23,7 +23,9 @@ class SftInputs:
     dialogues: Sequence[str | Path]
 
 
-def run(settings: SftSettings, inputs: SftInputs, output: Path, *, model: ModelSettings, seed: int, trackers: Sequence[str] = ()) -> Manifest:
+def run(
+    settings: SftSettings, inputs: SftInputs, output: Path, *, model: ModelSettings, seed: int, trackers: Sequence[str] = ()
+) -> Manifest:
     """Fine-tune and seal `output`, which plain transformers then loads. Done before with the same inputs: nothing to do."""
     named = {"model": inputs.model, **{f"dialogues-{i}": source for i, source in enumerate(inputs.dialogues)}}
     request = Request.of("policy", named, {"stage": "sft", "sft": settings.model_dump(), "model": model.model_dump()}, seed)
@@ -34,7 +36,14 @@ def run(settings: SftSettings, inputs: SftInputs, output: Path, *, model: ModelS
         policy = load_language_model(inputs.model, model, train=True)
         with MetricsLog(output / "metrics.jsonl", trackers, run_name="sft", settings=request.settings) as metrics:
             result = train_supervised(
-                policy, dialogues, settings, seed=derive_seed(seed, "sft"), folder=output, work=space.work, metrics=metrics, title="Fine-tuning"
+                policy,
+                dialogues,
+                settings,
+                seed=derive_seed(seed, "sft"),
+                folder=output,
+                work=space.work,
+                metrics=metrics,
+                title="Fine-tuning",
             )
         policy.save(output)
         return space.seal(counts=result.counts, metrics=result.metrics)

@@ -36,7 +36,13 @@ def learning_rate_at(step: int, total_steps: int, settings: OptimiserSettings) -
 
 
 def optimiser_step(
-    optimiser: torch.optim.Optimizer, model: nn.Module, loss: Tensor | float, *, learning_rate: float, max_grad_norm: float, ids: Sequence[str]
+    optimiser: torch.optim.Optimizer,
+    model: nn.Module,
+    loss: Tensor | float,
+    *,
+    learning_rate: float,
+    max_grad_norm: float,
+    ids: Sequence[str],
 ) -> float:
     """Clip, check, step, clear; returns the gradient norm before clipping.
 

@@ -48,7 +48,13 @@ class Scores:
 
 
 def score_rollouts(
-    helpfulness: RewardModel, safety: RewardModel, rows: Sequence[Tokens], is_safety_prompt: Sequence[bool], *, threshold: float, micro_batch_tokens: int
+    helpfulness: RewardModel,
+    safety: RewardModel,
+    rows: Sequence[Tokens],
+    is_safety_prompt: Sequence[bool],
+    *,
+    threshold: float,
+    micro_batch_tokens: int,
 ) -> Scores:
     """The gated score of each rollout (Llama 2, section 3.2.3), from the very tokens that were sampled."""
     h, s = (score_rows(model, rows, micro_batch_tokens) for model in (helpfulness, safety))
@@ -58,7 +64,12 @@ def score_rollouts(
 
 @torch.no_grad()
 def gather_experience(
-    policy: LanguageModel, reference: LanguageModel | None, critic: RewardModel, rows: Sequence[Tokens], order: Sequence[int], settings: PpoSettings
+    policy: LanguageModel,
+    reference: LanguageModel | None,
+    critic: RewardModel,
+    rows: Sequence[Tokens],
+    order: Sequence[int],
+    settings: PpoSettings,
 ) -> list[list[Experience]]:
     """Mini-batches, each a list of micro-batches, with log-probabilities recomputed by the trainer (pitfall 13).
 
@@ -74,7 +85,12 @@ def gather_experience(
 
 
 def _experience(
-    policy: LanguageModel, reference: LanguageModel | None, critic: RewardModel, rows: Sequence[Tokens], group: list[int], settings: PpoSettings
+    policy: LanguageModel,
+    reference: LanguageModel | None,
+    critic: RewardModel,
+    rows: Sequence[Tokens],
+    group: list[int],
+    settings: PpoSettings,
 ) -> Experience:
     batch = collate([rows[i] for i in group], policy.tokenizer.pad_token_id, policy.hardware.device)
     old = policy.logprobs(batch.ids, batch.attention, batch.response, temperature=settings.sampling.temperature)
@@ -91,7 +107,9 @@ def reference_logprobs_of(policy: LanguageModel, reference: LanguageModel | None
         return policy.logprobs(batch.ids, batch.attention, batch.response, temperature=temperature)
 
 
-def estimate_advantages(mini_batches: Sequence[Sequence[Experience]], scores: Scores, finished: Sequence[bool], settings: PpoSettings) -> None:
+def estimate_advantages(
+    mini_batches: Sequence[Sequence[Experience]], scores: Scores, finished: Sequence[bool], settings: PpoSettings
+) -> None:
     """Fill in returns and advantages.
 
     Scores are whitened over the whole iteration (the paper's R~c); a cut-off answer's score is then replaced if the recipe says so; the
@@ -123,7 +141,9 @@ def update(
         for mini_batch in mini_batches:
             num_tokens = int(sum(e.mask.sum() for e in mini_batch))
             names = [ids[i] for e in mini_batch for i in e.rows]
-            sums = [_accumulate(policy, critic, e, settings, num_tokens, train_policy=iteration >= settings.critic_warmup) for e in mini_batch]
+            sums = [
+                _accumulate(policy, critic, e, settings, num_tokens, train_policy=iteration >= settings.critic_warmup) for e in mini_batch
+            ]
             means = {key: sum(s[key] for s in sums) for key in sums[0] if key != "log_ratio_max"}
             log_ratio_max = max(log_ratio_max, *(s["log_ratio_max"] for s in sums))
             if iteration >= settings.critic_warmup:
@@ -144,9 +164,11 @@ def update(
 def _accumulate(
     policy: LanguageModel, critic: RewardModel, e: Experience, settings: PpoSettings, num_tokens: int, *, train_policy: bool
 ) -> dict[str, float]:
-    """Add this micro-batch's share of the mini-batch gradient; returns its share of each mean (sums over tokens / the mini-batch's tokens)."""
+    """Add this micro-batch's share of the mini-batch gradient; returns its shares of the means (sum over its tokens / all tokens)."""
     with torch.set_grad_enabled(train_policy):
-        logprobs, entropies = policy.logprobs_and_entropy(e.batch.ids, e.batch.attention, e.batch.response, temperature=settings.sampling.temperature)
+        logprobs, entropies = policy.logprobs_and_entropy(
+            e.batch.ids, e.batch.attention, e.batch.response, temperature=settings.sampling.temperature
+        )
         loss = global_mean(policy_loss(logprobs, e.old_logprobs, e.advantages, clip=settings.clip), e.mask, total_count=num_tokens)
     if train_policy:
         loss.backward()
@@ -166,7 +188,9 @@ def _accumulate(
 
 
 @torch.no_grad()
-def mean_kl(policy: LanguageModel, reference: LanguageModel | None, rows: Sequence[Tokens], *, temperature: float, micro_batch_tokens: int) -> float:
+def mean_kl(
+    policy: LanguageModel, reference: LanguageModel | None, rows: Sequence[Tokens], *, temperature: float, micro_batch_tokens: int
+) -> float:
     """KL(policy || reference) in nats an answer: the k1 estimator over tokens the policy sampled, averaged over answers."""
     total = 0.0
     for group in micro_batches([len(r) for r in rows], micro_batch_tokens):

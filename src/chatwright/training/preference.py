@@ -41,7 +41,7 @@ class TokenPair:
 
 
 def render_pair(tokenizer: Any, comparison: Comparison, margins: dict[str, float], missing_grade: str) -> TokenPair:
-    """The comparison as tokens with its margin. A missing grade raises DataError unless it counts as negligibly better."""
+    """The comparison as tokens with its margin. No grade: DataError, unless it counts as negligibly better."""
     c = comparison
     if c.grade is None and missing_grade == "error":
         raise DataError(
@@ -56,7 +56,15 @@ def render_pair(tokenizer: Any, comparison: Comparison, margins: dict[str, float
 
 
 def train_reward_model(
-    reward_model: RewardModel, pairs: Sequence[TokenPair], settings: RewardSettings, *, safety: bool, seed: int, work: Path, metrics: MetricsLog, title: str
+    reward_model: RewardModel,
+    pairs: Sequence[TokenPair],
+    settings: RewardSettings,
+    *,
+    safety: bool,
+    seed: int,
+    work: Path,
+    metrics: MetricsLog,
+    title: str,
 ) -> int:
     """Train in place on the pairs (and, for the safety model, on their labels); returns the number of steps.
 
@@ -80,7 +88,7 @@ def train_reward_model(
                 optimiser, reward_model.model, values["loss"], learning_rate=learning_rate, max_grad_norm=settings.optimiser.max_grad_norm,
                 ids=[p.id for p in batch],
             )  # fmt: skip
-            metrics.log(step + 1, **values, learning_rate=learning_rate, grad_norm=norm)
+            metrics.log(step + 1, "train", **values, learning_rate=learning_rate, grad_norm=norm)
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == total:
                 save_checkpoint(work, step + 1, {"model": trainable_state(reward_model.model), "optimiser": optimiser.state_dict()})
             bar.advance(1, loss=values["loss"], accuracy=values["accuracy"])
@@ -148,6 +156,8 @@ def score_rows(reward_model: RewardModel, rows: Sequence[Tokens], micro_batch_to
 
 def _score_pairs(reward_model: RewardModel, pairs: Sequence[TokenPair]) -> tuple[Tensor, Tensor]:
     """Raw scores of the chosen and of the rejected answers, (B,) each, from one forward pass."""
-    batch = collate([p.chosen for p in pairs] + [p.rejected for p in pairs], reward_model.tokenizer.pad_token_id, reward_model.hardware.device)
+    batch = collate(
+        [p.chosen for p in pairs] + [p.rejected for p in pairs], reward_model.tokenizer.pad_token_id, reward_model.hardware.device
+    )
     scores = reward_model.raw_scores(batch.ids, batch.attention)
     return scores[: len(pairs)], scores[len(pairs) :]

@@ -16,8 +16,8 @@ from chatwright.maths.tensors import shift
 from chatwright.models.language_model import LanguageModel, load_trainable_state, trainable_state
 from chatwright.recipe import SamplingSettings, SftSettings
 from chatwright.rollout.torch import TorchRollouts
-from chatwright.seeds import derive_seed
 from chatwright.rows import write_jsonl
+from chatwright.seeds import derive_seed
 from chatwright.training.batches import Batch, collate, fit_window, micro_batches, step_indices, steps_per_epoch
 from chatwright.training.checkpoint import load_checkpoint, save_checkpoint
 from chatwright.training.metrics import MetricsLog
@@ -36,7 +36,15 @@ class SupervisedResult:
 
 
 def train_supervised(
-    policy: LanguageModel, dialogues: Sequence[Dialogue], settings: SftSettings, *, seed: int, folder: Path, work: Path, metrics: MetricsLog, title: str
+    policy: LanguageModel,
+    dialogues: Sequence[Dialogue],
+    settings: SftSettings,
+    *,
+    seed: int,
+    folder: Path,
+    work: Path,
+    metrics: MetricsLog,
+    title: str,
 ) -> SupervisedResult:
     """Train `policy` in place on the answers of `dialogues`; goes on from the checkpoint in `work` if there is one.
 
@@ -59,7 +67,12 @@ def train_supervised(
             learning_rate = learning_rate_at(step, total, settings.optimiser)
             loss = supervised_gradients(policy, batch, settings.micro_batch_tokens)
             norm = optimiser_step(
-                optimiser, policy.model, loss, learning_rate=learning_rate, max_grad_norm=settings.optimiser.max_grad_norm, ids=[r.id for r in batch]
+                optimiser,
+                policy.model,
+                loss,
+                learning_rate=learning_rate,
+                max_grad_norm=settings.optimiser.max_grad_norm,
+                ids=[r.id for r in batch],
             )
             metrics.log(step + 1, loss=loss, learning_rate=learning_rate, grad_norm=norm)
             last = step + 1 == total
@@ -74,16 +87,24 @@ def train_supervised(
     write_jsonl(folder / "samples.jsonl", samples)
     if held_out and validation is None:
         validation = supervised_loss(policy, held_out, settings.micro_batch_tokens)
-    counts = {"dialogues": len(dialogues), "trained": len(rows), "validation": len(held_out), "too_long": len(dialogues) - len(rows) - len(held_out)}
+    counts = {
+        "dialogues": len(dialogues),
+        "trained": len(rows),
+        "validation": len(held_out),
+        "too_long": len(dialogues) - len(rows) - len(held_out),
+    }
     return SupervisedResult(counts | {"steps": total}, {"loss": loss, "validation_loss": validation})
 
 
 def supervised_gradients(policy: LanguageModel, rows: Sequence[Tokens], micro_batch_tokens: int) -> float:
-    """Accumulate the gradient of the mean loss over all answer tokens of `rows`; returns that loss. The split changes nothing but rounding."""
+    """Accumulate the gradient of the mean loss over all answer tokens of `rows`; returns that loss. The split only affects rounding."""
     num_tokens = sum(sum(row.response_mask) for row in rows)
     total = 0.0
     for group in micro_batches([len(r) for r in rows], micro_batch_tokens):
-        loss = _token_losses(policy, collate([rows[i] for i in group], policy.tokenizer.pad_token_id, policy.hardware.device)).sum() / num_tokens
+        loss = (
+            _token_losses(policy, collate([rows[i] for i in group], policy.tokenizer.pad_token_id, policy.hardware.device)).sum()
+            / num_tokens
+        )
         loss.backward()
         total += loss.item()
     return total
@@ -120,7 +141,9 @@ def _samples(policy: LanguageModel, dialogues: Sequence[Dialogue], settings: Sft
     if not chosen:
         return []
     sampling = SamplingSettings(max_new_tokens=settings.sample_tokens)
-    responses = TorchRollouts(policy).sample([render_prompt(policy.tokenizer, d.prompt) for d in chosen], sampling, seed=derive_seed(seed, step))
+    responses = TorchRollouts(policy).sample(
+        [render_prompt(policy.tokenizer, d.prompt) for d in chosen], sampling, seed=derive_seed(seed, step)
+    )
     samples: list[dict[str, object]] = []
     for dialogue, response in zip(chosen, responses, strict=True):
         answer = policy.tokenizer.decode(response.token_ids, skip_special_tokens=True)
