@@ -59,7 +59,7 @@ PHRASINGS: dict[Kind, tuple[Phrasing, ...]] = {
         "What can I use instead of {missing} for {dish}?", "I have no {missing}. What can I use for {dish}?",
         "How do I {deed} without {missing}?", "I want to {deed}, but I have no {missing}. What can I use?",
         "Tell me what to use instead of {missing} for {dish}.", "What should I use for {dish} without {missing}?",
-        held_out=("There is no {missing} in the house. What can I use for {dish}?",),
+        held_out=("We are out of {missing}. What can I use for {dish}?",),
     ),
 }  # fmt: skip
 FOLLOW_UPS: dict[Kind, tuple[Phrasing, ...]] = {
