@@ -119,6 +119,16 @@ def test_an_answer_is_tokenised_in_its_place_by_tokenizers_that_add_a_space():
     assert "▁▁" not in "".join(tokenizer.convert_ids_to_tokens(tokens.ids))
 
 
+def test_a_token_never_straddles_the_border_of_an_answer(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    assert tokenizer.tokenize("the") == ["th", "e"]  # tokenised at once, the border would lie inside a token
+    tokens = render_dialogue(tokenizer, Dialogue((Message("user", "t"), Message("assistant", "he"))))
+    assert tokenizer.convert_ids_to_tokens(tokens.ids) == ["t", "h", "e", "<|eos|>"]
+    assert tokens.response_mask == [False, True, True, True]
+
+
 def test_a_template_that_rewrites_earlier_turns_is_an_error(tokenizer):
     tokenizer.chat_template = TEMPLATES["plain"].replace(
         "{{ m['content'] + eos_token }}", "{{ (m['content'] if loop.last else '(cut)') + eos_token }}"

@@ -85,12 +85,12 @@ TREE = {
         "role": "prompter",
         "text": "How do I cook rice?",
         "replies": [
-            {"role": "assistant", "text": "second", "rank": 1, "replies": []},
+            {"role": "assistant", "text": "second", "rank": 2, "replies": []},
             {"role": "assistant", "text": "deleted", "rank": 0, "deleted": True, "replies": []},
             {
                 "role": "assistant",
                 "text": "best",
-                "rank": 0,
+                "rank": 1,
                 "replies": [
                     {"role": "prompter", "text": "thanks", "rank": None, "replies": []},
                     {
@@ -116,10 +116,10 @@ def flat(name, parent, role, text, **fields):
 
 FLAT = [
     flat("t1", None, "prompter", "How do I cook rice?"),
-    flat("a", "t1", "assistant", "second", rank=1),
+    flat("a", "t1", "assistant", "second", rank=2),
     flat("x", "t1", "assistant", "deleted", rank=0, deleted=True),
     flat("e", "c", "assistant", "unranked"),  # a child may come before its parent
-    flat("b", "t1", "assistant", "best", rank=0),
+    flat("b", "t1", "assistant", "best", rank=1),
     flat("d", "b", "prompter", "thanks"),
     flat("c", "b", "prompter", "And lentils?"),
     flat("f", "c", "assistant", "ranked last", rank=7),
@@ -203,10 +203,9 @@ def test_the_house_format_is_read_as_it_was_written(file):
     assert only(file(comparison_to_json(comparison)), "safety") == comparison
 
 
-def test_a_judgement_of_the_other_task_is_an_error(file):
+def test_a_row_in_the_house_format_keeps_its_own_task(file):
     path = file(comparison_to_json(Comparison("c", "safety", talk("q"), Answer("a"), Answer("b"), "right")))
-    with pytest.raises(DataError, match=r"^data\.jsonl line 1: found task 'safety'; expected 'helpfulness'"):
-        read_comparisons(path, task="helpfulness")
+    assert only(path, "helpfulness").task == "safety"
 
 
 @pytest.mark.parametrize(

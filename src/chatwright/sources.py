@@ -72,8 +72,9 @@ def read_comparisons(
 ) -> list[Comparison]:
     """Comparisons of a file, a folder or a hub data set, at most `limit`, in the source's order.
 
-    Rows in the house format carry their own task; `task` says which judgement rows in other formats are. A grade is taken from the column `grade`, else from `margin` through `margins` (which margin stands for which grade), else it is None.
-    Where the source says only chosen and rejected, chosen is on the left. Of PKU-SafeRLHF the task says which judgement is read:
+    Rows in the house format carry their own task; `task` says which judgement rows in other formats are. A grade is taken from the column
+    `grade`, else from `margin` through `margins` (which margin stands for which grade), else it is None. Where the source says only chosen
+    and rejected, chosen is on the left. Of PKU-SafeRLHF the task says which judgement is read:
     better_response_id for helpfulness, safer_response_id for safety. The tag is the column `tag`, else "adversarial" for safety and
     "helpful" for helpfulness. Differs from the sources: UltraFeedback's scores become no grade, since they are no annotator's.
     """
