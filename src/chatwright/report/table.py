@@ -116,7 +116,7 @@ def show_results(report: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
     if report.get("reward_models"):
         console.print(reward_table(report))
     for sample in samples[:NUM_OPEN_SAMPLES]:
-        console.print(_sample_table(sample))
+        console.print(_sample_table(sample), "")
     console.print(Text(f"The whole run as a page: {run_folder / PAGE}"), soft_wrap=True)
 
 
