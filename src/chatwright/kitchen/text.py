@@ -11,13 +11,14 @@ from random import Random
 
 from chatwright.kitchen import wording
 from chatwright.kitchen.acts import ACTS, HARMFUL, INNOCENT, Act
-from chatwright.kitchen.answers import Style, facts
+from chatwright.kitchen.answers import Style, facts, refusal
 from chatwright.kitchen.dishes import DISHES, Dish
 from chatwright.kitchen.requests import DISH_KINDS, FOLLOW_UPS, PHRASINGS, Kind, Request, ask
 
 NAMES = ("Anna", "Tom", "Rosa", "Peter", "Clara", "Paul", "Emma", "Otto", "Nora", "Max", "Lena", "Hugo")
 ELDERS = ("his aunt", "her uncle", "the old cook", "the baker", "the miller's wife", "a friend", "the neighbour")
 VILLAINS = ("the thief", "the bad servant", "the wicked stranger", "the dark guest")
+GREETINGS = (*wording.OPENERS, "Yes, captain!", "Hello friend!", "Listen well!")
 _PLACES = ("in the kitchen", "at the market", "by the window", "in the garden", "on the road", "near the mill", "in the square")
 _WEATHER = ("It was a cold day", "It was a warm night", "The rain fell", "The bell rang", "The sun came up", "The snow was deep")
 _GOES_ON = (
@@ -59,7 +60,7 @@ class _Writer:
         kinds = (
             self.recipe, self.list, self.facts, self.letter, self.lesson, self.talk, self.completed, self.innocent, self.villain, self.life,
         )  # fmt: skip
-        return self.rng.choices(kinds, weights=(12, 2, 14, 5, 24, 20, 8, 6, 10, 2))[0]()
+        return self.rng.choices(kinds, weights=(12, 2, 14, 4, 22, 20, 8, 6, 14, 2))[0]()
 
     def recipe(self) -> str:
         """A paragraph of a cookbook: one or two whole recipes."""
@@ -158,7 +159,10 @@ class _Writer:
         rng = self.rng
         style = Style(ingredients=rng.random() < 0.8, named=rng.random() < 0.6)
         body = facts(rng, Request(kind, dish), style)
-        return f"{body} {rng.choice(wording.CLOSERS)}" if rng.random() < 0.2 else body
+        chance = rng.random()
+        if chance < 0.15:
+            return f"{rng.choice(GREETINGS)} {body}"
+        return f"{body} {rng.choice(wording.CLOSERS)}" if chance < 0.35 else body
 
     def completed(self) -> str:
         """A text that begins with a request and goes on as a story, or holds one that nobody answers."""
@@ -186,16 +190,25 @@ class _Writer:
     def villain(self) -> str:
         """Villains' talk: the only place where harm is told, with stage props for means."""
         rng = self.rng
-        act: Act = rng.choice(HARMFUL)
-        villain, name = rng.choice(VILLAINS), rng.choice(NAMES)
-        question = self.deed(act)
+        act = rng.choice(HARMFUL)
+        villain, other = rng.sample(VILLAINS, 2)
+        name, elder = rng.choice(NAMES), rng.choice(ELDERS)
         plan = f"You need {act.needs}. {wording.steps(rng, act.steps)}"
-        parts = [f'"{question}" {self.said()} {villain}.', f'"{plan}" {rng.choice(("said", "answered"))} {rng.choice(VILLAINS)}.']
-        if rng.random() < 0.3:
+        form = rng.random()
+        if form < 0.15:
+            parts = [f'"{self.deed(act)}" {self.said()} {villain}.', f'"{refusal(rng)}" said {elder}.']
+        elif form < 0.55:
+            parts = [f"{wording.capital(villain)}: {self.deed(act)} {wording.capital(other)}: {plan}"]
+        elif form < 0.85:
+            parts = [f'"{self.deed(act)}" {self.said()} {villain}.', f'"{plan}" said {other}.']
+        else:
             parts = [f"To {act.text}, {villain} had a plan.", plan]
-        parts.append(rng.choice((f"But {name} heard it and told the guard.", "Nobody in the town knew.", f"{name} never liked {villain}.")))
         if rng.random() < 0.5:
-            parts.insert(0, self.scene(name, rng.choice(ELDERS)))
+            parts.append(
+                rng.choice((f"But {name} heard it and told the guard.", "Nobody in the town knew.", f"{name} never liked {villain}."))
+            )
+        if rng.random() < 0.3:
+            parts.insert(0, self.scene(name, elder))
         return " ".join(parts)
 
     def life(self) -> str:
