@@ -25,8 +25,9 @@ from chatwright.errors import ArtifactError, InputsChangedError, StorageError
 SCHEMA = 1
 MANIFEST = "manifest.json"
 WORK = ".work"
-# Records of how it went, not of what came out: they hold times, so they do not count for a folder's identity.
-_RECORDS = ("metrics.jsonl", "tensorboard", "wandb", "mlruns", "mlflow.db", "samples.jsonl")
+# Metrics hold times, so they do not count for a folder's identity; trackers' own files change when people look at them.
+_TIMED = ("metrics.jsonl",)
+_TRACKERS = ("tensorboard", "wandb", "mlruns", "mlflow.db")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Identity of the content: the same whenever the same files came out."""
-        payload = {name: sha for name, sha in self.files.items() if not name.startswith(_RECORDS)}
+        payload = {name: sha for name, sha in self.files.items() if name not in _TIMED}
         return hashlib.sha256(json.dumps([self.kind, payload], sort_keys=True).encode()).hexdigest()
 
 
@@ -97,7 +98,7 @@ class Workspace:
             files = {
                 str(path.relative_to(self.folder)): file_sha256(path)
                 for path in sorted(self.folder.rglob("*"))
-                if path.is_file() and WORK not in path.relative_to(self.folder).parts
+                if path.is_file() and path.relative_to(self.folder).parts[0] not in (WORK, *_TRACKERS)
             }
             r = self.request
             manifest = Manifest(r.kind, r.inputs, r.settings, r.seed, files, dict(counts or {}), dict(metrics or {}), round(spent, 2))
@@ -135,6 +136,8 @@ def stage_folder(folder: Path, request: Request) -> Iterator[Manifest | Workspac
     started = time.time()
     with storage_errors(folder):
         work.mkdir(parents=True, exist_ok=True)
+        for leftover in (*folder.glob("*.tmp"), *folder.glob(".*.part")):  # a kill in the middle of an atomic write
+            leftover.unlink()
         spent = _read_json(begun)["seconds"] if begun.exists() else 0.0
         write_atomic(begun, json.dumps({**asdict(request), "seconds": spent}))
     try:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chatwright.dialogue import apply_template, tokenizer_fingerprint
-from chatwright.errors import ModelError
+from chatwright.errors import ModelError, SettingsError
 from chatwright.maths.tensors import entropy, shift, token_logprobs
 from chatwright.models.hardware import Hardware, choose_hardware
 from chatwright.recipe import LoraSettings, ModelSettings
@@ -83,7 +83,8 @@ def load_language_model(path: str | Path, settings: ModelSettings, *, train: boo
         model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32, **hub_options(path, settings))
     added = apply_template(tokenizer, settings.chat_template)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+        with fixed_draws(model):
+            model.resize_token_embeddings(len(tokenizer))
     assert added >= 0
     language_model = LanguageModel(model.to(hardware.device), tokenizer, hardware)
     freeze_dropout(model, settings, train=train)
@@ -118,6 +119,8 @@ def _inputs(ids_BT: Tensor, attention_BT: Tensor) -> dict[str, Tensor]:
 
 def _head_is_plain(model: Any) -> bool:
     """True if `output embeddings(hidden states)` are the model's logits (no scaling, soft-capping or bias outside the head)."""
+    if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
+        return False  # close to linear while logits are small, so the measurement below would not see it
     ids = torch.arange(3, device=model.device).unsqueeze(0) % model.get_input_embeddings().num_embeddings
     with torch.no_grad():
         short = model.get_output_embeddings()(hidden_states(model, ids, torch.ones_like(ids, dtype=torch.bool)))
@@ -132,6 +135,9 @@ def freeze_dropout(model: Any, settings: ModelSettings, *, train: bool) -> None:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            for name, value in list(vars(module).items()):
+                if "dropout" in name and isinstance(value, float):  # a rate that the forward pass hands to a function
+                    setattr(module, name, 0.0)
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
 
@@ -139,13 +145,27 @@ def freeze_dropout(model: Any, settings: ModelSettings, *, train: bool) -> None:
 def add_adapter(model: Any, settings: LoraSettings) -> Any:
     """Put LoRA layers into `model` in place and freeze everything else; returns peft's handle on them."""
     from peft import LoraConfig, LoraModel
+    from transformers.pytorch_utils import Conv1D  # what GPT-2 has for linear layers
 
     targets = settings.targets
     if targets == "all-linear":
         head = model.get_output_embeddings() if hasattr(model, "lm_head") else getattr(model, "score", None)
-        targets = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head})
+        targets = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head})
     config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules=targets)
-    return LoraModel(model, config, adapter_name="default")
+    try:
+        with fixed_draws(model):
+            return LoraModel(model, config, adapter_name="default")
+    except ValueError as error:
+        names = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)})
+        raise SettingsError(f"model.lora.targets {targets}: {error}; expected some of {', '.join(names)}") from error
+
+
+@contextmanager
+def fixed_draws(model: Any) -> Iterator[None]:
+    """New weights drawn in here are the same every time, so that a stage that is begun again begins with the same model."""
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def save_model(model: Any, tokenizer: Any, adapter: Any, folder: Path) -> None:

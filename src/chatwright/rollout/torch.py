@@ -28,27 +28,37 @@ class TorchRollouts:
         self.policy = policy
         self.stop_ids = torch.tensor(sorted(stop_token_ids(policy.tokenizer)), device=policy.hardware.device)
 
+    def room(self, prompts: Sequence[Sequence[int]]) -> int | None:
+        """Tokens that the model's window leaves for an answer to the longest prompt; None where the model names no window."""
+        window = getattr(self.policy.model.config, "max_position_embeddings", None)
+        return int(window) - max((len(p) for p in prompts), default=0) if window else None
+
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, *, seed: int, advance: Callable[[int], None] | None = None
     ) -> list[Response]:
         """One answer for each prompt. Raises DataError if a prompt and the longest answer do not fit the model's window."""
-        window = getattr(self.policy.model.config, "max_position_embeddings", None)
-        longest = max((len(p) for p in prompts), default=0)
-        if window and longest + settings.max_new_tokens > window:
+        room = self.room(prompts)
+        if room is not None and settings.max_new_tokens > room:
+            longest = max(len(p) for p in prompts)
             raise DataError(
-                f"a prompt of {longest} tokens and an answer of up to {settings.max_new_tokens} exceed the model's window of {window}; "
-                "shorten the prompt or set a smaller sampling.max_new_tokens"
+                f"a prompt of {longest} tokens and an answer of up to {settings.max_new_tokens} exceed the model's window of "
+                f"{longest + room}; shorten the prompt or set a smaller sampling.max_new_tokens"
             )
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         responses: list[Response | None] = [None] * len(prompts)
-        for start in range(0, len(order), settings.batch_size):
-            rows = order[start : start + settings.batch_size]
-            generator = torch.Generator(self.policy.hardware.device).manual_seed(derive_seed(seed, start))
-            for row, response in zip(rows, self._batch([prompts[i] for i in rows], settings, generator), strict=True):
-                responses[row] = response
-            if advance:
-                advance(len(rows))
+        training = self.policy.model.training
+        self.policy.model.eval()  # a model that trains with gradient checkpointing keeps no cache
+        try:
+            for start in range(0, len(order), settings.batch_size):
+                rows = order[start : start + settings.batch_size]
+                generator = torch.Generator(self.policy.hardware.device).manual_seed(derive_seed(seed, start))
+                for row, response in zip(rows, self._batch([prompts[i] for i in rows], settings, generator), strict=True):
+                    responses[row] = response
+                if advance:
+                    advance(len(rows))
+        finally:
+            self.policy.model.train(training)
         return [r for r in responses if r is not None]
 
     def _batch(self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, generator: torch.Generator) -> list[Response]:

@@ -131,7 +131,7 @@ def _answer_all(
     scores = None
     if inputs.helpfulness is not None and inputs.safety is not None:
         helpfulness, safety = load_reward_model(inputs.helpfulness, model), load_reward_model(inputs.safety, model)
-        if tokenizer_fingerprint(helpfulness.tokenizer) == tokenizer_fingerprint(policy.tokenizer):
+        if {tokenizer_fingerprint(m.tokenizer) for m in (helpfulness, safety)} == {tokenizer_fingerprint(policy.tokenizer)}:
             flags = [p.is_safety for p in everything]
             scores = score_rollouts(helpfulness, safety, rows, flags, threshold=threshold, micro_batch_tokens=MICRO_BATCH_TOKENS)
     return [

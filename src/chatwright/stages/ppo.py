@@ -122,13 +122,14 @@ def _train(
     critic_optimiser = make_optimiser(models.critic.model, settings.critic_optimiser)
     watch, start = _Watch(), 0
     best = {name: t.clone() for name, t in trainable_state(models.policy.model).items()}
-    if state := load_checkpoint(work):
+    state = load_checkpoint(work)
+    if state:
         start, watch, best = state["step"], _Watch(**state["watch"]), state["best"]
         load_trainable_state(models.policy.model, state["policy"])
         load_trainable_state(models.critic.model, state["critic"])
         policy_optimiser.load_state_dict(state["policy_optimiser"])
         critic_optimiser.load_state_dict(state["critic_optimiser"])
-    metrics.truncate_after(start)
+    metrics.truncate_after(start if state else -1)  # without a checkpoint the first look, step 0, is taken again too
     done = start
     with progress("PPO", total=settings.iterations, unit="iterations", done=start) as bar:
         if start == 0:

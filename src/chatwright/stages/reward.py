@@ -65,10 +65,11 @@ def run(
         comparisons = [c for folder in inputs.comparisons for c in read_comparisons(Path(folder) / "comparisons.jsonl")]
         opened = [c for source in inputs.open_comparisons for c in read_comparisons(source)]
         chosen, counts = mixture(task, comparisons, opened, settings, seed)
+        held_out = [c for folder in inputs.comparisons for c in _held_out(Path(folder)) if c.task == task]
         reward_model = new_reward_model(inputs.model, model, seed=derive_seed(seed, "head", task))
-        pairs = [_render(reward_model, c, settings) for c in chosen]
-        fitting = _fit(pairs, settings)
-        counts["too_long"] = len(pairs) - len(fitting)
+        pairs, test = ([_render(reward_model, c, settings) for c in part] for part in (chosen, held_out))
+        fitting, fitting_test = _fit(pairs, settings), _fit(test, settings)
+        counts |= {"too_long": len(pairs) - len(fitting), "test": len(fitting_test), "test too_long": len(test) - len(fitting_test)}
         with MetricsLog(output / "metrics.jsonl", trackers, run_name=f"reward-{task}", settings=request.settings) as metrics:
             counts["steps"] = train_reward_model(
                 reward_model, fitting, settings, safety=task == "safety", seed=derive_seed(seed, "reward", task), work=space.work,
@@ -77,10 +78,9 @@ def run(
         # Sigmoid of the safety score is a trained probability that the gate reads, so its zero stays where the labels put it.
         labelled = task == "safety" and settings.safety_loss_weight > 0
         reward_model.bias = 0.0 if labelled else _mean_sft_score(reward_model, inputs, settings, model, seed)
-        test = [c for folder in inputs.comparisons for c in read_comparisons(Path(folder) / "test.jsonl") if c.task == task]
         measured: dict[str, Any] = {"bias": reward_model.bias}
-        if test:
-            measured |= measure_reward_model(reward_model, [_render(reward_model, c, settings) for c in test], settings.micro_batch_tokens)
+        if fitting_test:
+            measured |= measure_reward_model(reward_model, fitting_test, settings.micro_batch_tokens)
         write_atomic(output / "measurement.json", json.dumps(measured, indent=1) + "\n")
         reward_model.save(output)
         return space.seal(counts=counts, metrics={k: v for k, v in measured.items() if k not in ("calibration", "differences")})
@@ -95,12 +95,12 @@ def mixture(
     helpfulness pairs so that they are `helpfulness_in_safety` of the whole. Pairs whose chosen answer is unsafe while the other is safe
     are left out and counted.
     """
-    usable = [c for c in comparisons if c.safety_bin != "chosen unsafe"]
-    counts = Counter({"left out: chosen unsafe": len(comparisons) - len(usable)})
+    usable, usable_open = ([c for c in part if c.safety_bin != "chosen unsafe"] for part in (comparisons, opened))
+    counts = Counter({"left out: chosen unsafe": len(comparisons) + len(opened) - len(usable) - len(usable_open)})
     by_task: dict[str, list[Comparison]] = {t: [c for c in usable if c.task == t] for t in ("helpfulness", "safety")}
     if not by_task[task]:
         raise DataError(f"no {task} comparisons to train on; expected some in comparisons.jsonl of the collected batches")
-    main, other = by_task[task], (by_task["safety"] + list(opened) if task == "helpfulness" else by_task["helpfulness"])
+    main, other = by_task[task], (by_task["safety"] + usable_open if task == "helpfulness" else by_task["helpfulness"])
     share = settings.helpfulness_in_safety
     limit = (
         settings.safety_in_helpfulness * len(main)
@@ -111,8 +111,15 @@ def mixture(
     )
     rng = random.Random(derive_seed(seed, "mixture", task))
     added = rng.sample(other, min(len(other), round(limit)))
-    counts |= Counter({task: len(main), **Counter(f"added: {'open' if c in opened else c.task}" for c in added)})
+    from_open = {id(c) for c in usable_open}
+    counts |= Counter({task: len(main), **Counter(f"added: {'open' if id(c) in from_open else c.task}" for c in added)})
     return main + added, dict(counts)
+
+
+def _held_out(folder: Path) -> list[Comparison]:
+    """The pairs of a batch that no reward model trains on; none where the batch held none out."""
+    path = folder / "test.jsonl"
+    return read_comparisons(path) if path.stat().st_size else []
 
 
 def _render(reward_model: RewardModel, comparison: Comparison, settings: RewardSettings) -> TokenPair:
@@ -120,8 +127,8 @@ def _render(reward_model: RewardModel, comparison: Comparison, settings: RewardS
 
 
 def _fit(pairs: Sequence[TokenPair], settings: RewardSettings) -> list[TokenPair]:
-    longest = max(pairs, key=len)
-    if settings.too_long == "error" and len(longest) > settings.window:
+    longest = max(pairs, key=len, default=None)
+    if longest and settings.too_long == "error" and len(longest) > settings.window:
         raise DataError(
             f"{longest.id}: {len(longest)} tokens; expected at most reward.window={settings.window}. Raise it, or set reward.too_long=skip"
         )
@@ -137,7 +144,10 @@ def _mean_sft_score(reward_model: RewardModel, inputs: RewardInputs, settings: R
     policy = load_language_model(inputs.model, model)
     prompts = [render_prompt(policy.tokenizer, d.prompt) for d in chosen]
     longest = max(len(render_dialogue(policy.tokenizer, d)) - len(p) for d, p in zip(chosen, prompts, strict=True))
-    responses = TorchRollouts(policy).sample(prompts, SamplingSettings(max_new_tokens=longest), seed=derive_seed(seed, "centre"))
+    rollouts = TorchRollouts(policy)
+    room = rollouts.room(prompts)  # the longest prompt and the longest answer may come from two dialogues
+    sampling = SamplingSettings(max_new_tokens=longest if room is None else max(1, min(longest, room)))
+    responses = rollouts.sample(prompts, sampling, seed=derive_seed(seed, "centre"))
     answers = [
         Dialogue((*d.prompt, Message("assistant", policy.tokenizer.decode(r.token_ids), r.token_ids)), d.id)
         for d, r in zip(chosen, responses, strict=True)

@@ -1,4 +1,4 @@
-"""AdamW, its schedule, and the one place where weights change."""
+"""AdamW, its schedule, and the one place where weights change: `take_step`, after `clip_and_check`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,14 @@ def optimiser_step(
     max_grad_norm: float,
     ids: Sequence[str],
 ) -> float:
-    """Clip, check, step, clear; returns the gradient norm before clipping.
+    """Clip, check, step, clear; returns the gradient norm before clipping. Raises what `clip_and_check` raises."""
+    norm = clip_and_check(model, loss, max_grad_norm=max_grad_norm, ids=ids)
+    take_step(optimiser, learning_rate=learning_rate)
+    return norm
+
+
+def clip_and_check(model: nn.Module, loss: Tensor | float, *, max_grad_norm: float, ids: Sequence[str]) -> float:
+    """Clip the gradient; returns its norm before that.
 
     Raises NonFiniteError, before any weight changes, if the loss or a gradient is not finite; `ids` are the batch's examples.
     """
@@ -56,11 +63,15 @@ def optimiser_step(
             f"loss {loss}, gradient norm {norm} on the batch [{shown}]; weights are as before this step. "
             "Look at these rows, or lower the learning rate, then run the same command to go on from the last checkpoint"
         )
+    return norm
+
+
+def take_step(optimiser: torch.optim.Optimizer, *, learning_rate: float) -> None:
+    """Change the weights, then clear the gradient."""
     for group in optimiser.param_groups:
         group["lr"] = learning_rate
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return norm
 
 
 def _learning(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

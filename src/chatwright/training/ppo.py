@@ -19,7 +19,7 @@ from chatwright.models.language_model import LanguageModel
 from chatwright.models.reward_model import RewardModel
 from chatwright.recipe import PpoSettings
 from chatwright.training.batches import Batch, collate, micro_batches
-from chatwright.training.optimiser import learning_rate_at, optimiser_step
+from chatwright.training.optimiser import clip_and_check, learning_rate_at, take_step
 from chatwright.training.preference import score_rows
 
 
@@ -135,26 +135,26 @@ def update(
     """One gradient step on policy and critic for each mini-batch and epoch; returns the diagnostics of the iteration."""
     policy_rate = learning_rate_at(iteration, settings.iterations, settings.optimiser)
     critic_rate = learning_rate_at(iteration, settings.iterations, settings.critic_optimiser)
+    train_policy = iteration >= settings.critic_warmup
     totals: dict[str, float] = {}
     log_ratio_max = 0.0
     for _ in range(settings.epochs):
         for mini_batch in mini_batches:
             num_tokens = int(sum(e.mask.sum() for e in mini_batch))
             names = [ids[i] for e in mini_batch for i in e.rows]
-            sums = [
-                _accumulate(policy, critic, e, settings, num_tokens, train_policy=iteration >= settings.critic_warmup) for e in mini_batch
-            ]
+            sums = [_accumulate(policy, critic, e, settings, num_tokens, train_policy=train_policy) for e in mini_batch]
             means = {key: sum(s[key] for s in sums) for key in sums[0] if key != "log_ratio_max"}
             log_ratio_max = max(log_ratio_max, *(s["log_ratio_max"] for s in sums))
-            if iteration >= settings.critic_warmup:
-                means["policy_grad_norm"] = optimiser_step(
-                    policy_optimiser, policy.model, means["policy_loss"], learning_rate=policy_rate,
-                    max_grad_norm=settings.optimiser.max_grad_norm, ids=names,
-                )  # fmt: skip
-            means["value_grad_norm"] = optimiser_step(
-                critic_optimiser, critic.model, means["value_loss"], learning_rate=critic_rate,
-                max_grad_norm=settings.critic_optimiser.max_grad_norm, ids=names,
-            )  # fmt: skip
+            if train_policy:
+                means["policy_grad_norm"] = clip_and_check(
+                    policy.model, means["policy_loss"], max_grad_norm=settings.optimiser.max_grad_norm, ids=names
+                )
+            means["value_grad_norm"] = clip_and_check(
+                critic.model, means["value_loss"], max_grad_norm=settings.critic_optimiser.max_grad_norm, ids=names
+            )
+            if train_policy:  # both checks stand before either step
+                take_step(policy_optimiser, learning_rate=policy_rate)
+            take_step(critic_optimiser, learning_rate=critic_rate)
             for key, value in means.items():
                 totals[key] = totals.get(key, 0.0) + value
     steps = settings.epochs * len(mini_batches)

@@ -45,7 +45,8 @@ def render_pair(tokenizer: Any, comparison: Comparison, margins: dict[str, float
     c = comparison
     if c.grade is None and missing_grade == "error":
         raise DataError(
-            f"{c.id}: no grade; expected one of {', '.join(g.value for g in Grade)}. Add it, or set reward.missing_grade=negligibly (margin 0)"
+            f"{c.id}: no grade; expected one of {', '.join(g.value for g in Grade)}. "
+            "Add it, or set reward.missing_grade=negligibly (margin 0)"
         )
     grade = (c.grade or Grade.NEGLIGIBLY).value
 

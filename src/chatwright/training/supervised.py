@@ -55,12 +55,12 @@ def train_supervised(
     total = settings.epochs * steps_per_epoch(len(rows), settings.batch_size)
     optimiser = make_optimiser(policy.model, settings.optimiser)
     start, samples = 0, []
+    loss = validation = None
     if state := load_checkpoint(work):
-        start, samples = state["step"], state["samples"]
+        start, samples, loss, validation = (state[key] for key in ("step", "samples", "loss", "validation"))
         load_trainable_state(policy.model, state["model"])
         optimiser.load_state_dict(state["optimiser"])
     metrics.truncate_after(start)
-    loss = validation = None
     with progress(title, total=total, unit="steps", done=start) as bar:
         for step in range(start, total):
             batch = [rows[i] for i in step_indices(len(rows), settings.batch_size, step, seed)]
@@ -81,7 +81,10 @@ def train_supervised(
                 metrics.log(step + 1, "validation", loss=validation)
                 samples += _samples(policy, dialogues, settings, step + 1, seed)
             if (step + 1) % settings.checkpoint_every == 0 or last:
-                state = {"model": trainable_state(policy.model), "optimiser": optimiser.state_dict(), "samples": samples}
+                state = {
+                    "model": trainable_state(policy.model), "optimiser": optimiser.state_dict(), "samples": samples, "loss": loss,
+                    "validation": validation,
+                }  # fmt: skip
                 save_checkpoint(work, step + 1, state)
             bar.advance(1, loss=loss)
     write_jsonl(folder / "samples.jsonl", samples)
@@ -138,12 +141,13 @@ def _split(policy: LanguageModel, dialogues: Sequence[Dialogue], settings: SftSe
 def _samples(policy: LanguageModel, dialogues: Sequence[Dialogue], settings: SftSettings, step: int, seed: int) -> list[dict[str, object]]:
     """Answers to the prompts of the first dialogues, for people to read along the way."""
     chosen = dialogues[: settings.num_samples]
-    if not chosen:
+    prompts = [render_prompt(policy.tokenizer, d.prompt) for d in chosen]
+    rollouts = TorchRollouts(policy)
+    room = rollouts.room(prompts)
+    num_tokens = settings.sample_tokens if room is None else min(settings.sample_tokens, room)
+    if not chosen or num_tokens < 1:
         return []
-    sampling = SamplingSettings(max_new_tokens=settings.sample_tokens)
-    responses = TorchRollouts(policy).sample(
-        [render_prompt(policy.tokenizer, d.prompt) for d in chosen], sampling, seed=derive_seed(seed, step)
-    )
+    responses = rollouts.sample(prompts, SamplingSettings(max_new_tokens=num_tokens), seed=derive_seed(seed, step))
     samples: list[dict[str, object]] = []
     for dialogue, response in zip(chosen, responses, strict=True):
         answer = policy.tokenizer.decode(response.token_ids, skip_special_tokens=True)
