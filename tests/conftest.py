@@ -10,8 +10,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never go online; a missing
 
 import pytest
 import torch
+from tiny import make_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from chatwright.dialogue import apply_template
 
@@ -103,3 +104,23 @@ def tiny_policy_path(tmp_path_factory, _tokenizers) -> Path:
 def tiny_policy(tiny_policy_path) -> LlamaForCausalLM:
     """The model of `tiny_policy_path`, freshly loaded, in eval mode."""
     return AutoModelForCausalLM.from_pretrained(tiny_policy_path).eval()
+
+
+@pytest.fixture(scope="session")
+def lively_paths(tmp_path_factory, _tokenizers) -> dict[str, Path]:
+    """A Llama and a GPT-2 of a few thousand large random weights, by name. Do not write to them."""
+    folder = tmp_path_factory.mktemp("lively")
+    kinds = {"llama": LlamaConfig, "gpt2": GPT2Config}
+    return {name: make_model(folder / name, _tokenizers["plain"], kind) for name, kind in kinds.items()}
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def lively_path(request, lively_paths) -> Path:
+    """Each architecture in turn."""
+    return lively_paths[request.param]
+
+
+@pytest.fixture
+def rows() -> list[list[int]]:
+    """Token rows of three lengths, of ordinary tokens."""
+    return [[1, 40, 41, 42, 43, 44, 45, 46, 47], [1, 90, 91, 92], [1, 200, 17, 203, 204, 205]]
