@@ -2,7 +2,7 @@
 
 A stage works in OUTPUT/.work and seals OUTPUT by writing manifest.json last, by atomic rename: its presence means complete. The same
 request again finds the work done; another request for the same folder is refused with the difference named. A stage that was killed goes
-on from what .work holds, if the request is still the same.
+on from what .work holds, if the request is still the same; an attempt that made nothing yet holds no claim.
 """
 
 from __future__ import annotations
@@ -125,20 +125,25 @@ def stage_folder(folder: Path, request: Request) -> Iterator[Manifest | Workspac
         return
     work = folder / WORK
     begun = work / "request.json"
+    spent = 0.0
     if begun.exists():
         earlier = _read_json(begun)
-        if difference := request.difference(earlier):
+        difference = request.difference(earlier)
+        if difference and not _untouched(folder):
             raise InputsChangedError(
                 f"{folder} holds unfinished work of another request: {difference}; ask for the same again or delete it"
             )
+        spent = 0.0 if difference else earlier["seconds"]
+    elif folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file; expected a folder to write; choose another output folder")
     elif folder.exists() and any(p.name != WORK for p in folder.iterdir()):
         raise ArtifactError(f"{folder} is not empty and was not begun by chatwright; choose another output folder")
     started = time.time()
     with storage_errors(folder):
         work.mkdir(parents=True, exist_ok=True)
-        for leftover in (*folder.glob("*.tmp"), *folder.glob(".*.part")):  # a kill in the middle of an atomic write
-            leftover.unlink()
-        spent = _read_json(begun)["seconds"] if begun.exists() else 0.0
+        for place in (folder, work):
+            for leftover in (*place.glob("*.tmp"), *place.glob(".*.part")):  # a kill in the middle of an atomic write
+                leftover.unlink()
         write_atomic(begun, json.dumps({**asdict(request), "seconds": spent}))
     try:
         with storage_errors(folder):
@@ -163,6 +168,8 @@ def read_manifest(folder: Path, kind: str | None = None, *, verify: bool = True)
         manifest = Manifest(**data)
     except TypeError as error:
         raise ArtifactError(f"{path}: {error}; the manifest was changed by hand; make the folder again") from None
+    if not all(isinstance(part, dict) for part in (manifest.inputs, manifest.settings, manifest.files, manifest.counts, manifest.metrics)):
+        raise ArtifactError(f"{path}: found other types than a manifest has; it was changed by hand; make the folder again")
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"{folder} holds {manifest.kind!r}; expected {kind!r}; name the right folder")
     if verify:
@@ -228,6 +235,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ArtifactError(f"{path} holds {type(data).__name__}; expected an object")
     return data
+
+
+def _untouched(folder: Path) -> bool:
+    """True if an attempt ended before it made anything, so that another request may have the folder: a mistake mended, say."""
+    made = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+    return all(
+        path == folder / WORK / "request.json" or path.suffix in (".tmp", ".part") or path.relative_to(folder).parts[0] in _TRACKERS
+        for path in made
+    )
 
 
 def _first_difference(then: Any, now: Any, key: str) -> str | None:

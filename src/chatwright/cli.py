@@ -197,7 +197,10 @@ def evaluate(
         inputs = stage.EvaluateInputs(
             policies, data.evaluation_prompts, helpfulness, safety, comparisons, data.showcase, [data.prompts, data.validation_prompts]
         )
-        manifest = stage.run(settings.evaluate, inputs, output, gold=_gold(settings), model=settings.model, seed=settings.seed)
+        manifest = stage.run(
+            settings.evaluate, inputs, output, gold=_gold(settings), model=settings.model, seed=settings.seed,
+            threshold=settings.ppo.threshold,
+        )  # fmt: skip
     _show_manifest(manifest, output, as_json)
     if not as_json:
         typer.echo((output / "evaluation.json").read_text())
@@ -278,11 +281,12 @@ def export(
 
 
 @app.command()
-def schema() -> None:
+def schema(markdown: Annotated[bool, typer.Option("--markdown", help="tables for people instead (docs/settings.md)")] = False) -> None:
     """The JSON schema of a recipe: every setting with its type, default and meaning."""
     from chatwright.recipe import schema as recipe_schema
+    from chatwright.recipe import settings_table
 
-    typer.echo(json.dumps(recipe_schema(), indent=1))
+    typer.echo(settings_table() if markdown else json.dumps(recipe_schema(), indent=1), nl=not markdown)
 
 
 def _version(show: bool) -> None:

@@ -6,16 +6,16 @@ error that names the nearest known one. Learning-rate and size defaults are thos
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from chatwright.errors import SettingsError
 from chatwright.maths.preference import margins_named
+from chatwright.setting_list import nearest_setting, settings_as_markdown
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -24,6 +24,22 @@ class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused, numbers finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
+            raise ValueError(f"{str(value).lower()} is a flag; expected a number")
+        return value
+
+
+def _default(settings: Settings, name: str) -> Any:
+    return type(settings).model_fields[name].get_default()
+
+
+def _off(value: Any) -> Any:
+    """YAML 1.1 reads `off` as false; here it is a name."""
+    return "off" if value is False else value
 
 
 class LoraSettings(Settings):
@@ -45,7 +61,6 @@ class ModelSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the compute; auto takes bfloat16 only where it is fast"
     )
-    compile: bool = Field(False, description="compile the training forward passes with torch.compile (pays on a GPU)")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model; off unless you read that code")
 
@@ -73,13 +88,19 @@ class OptimiserSettings(Settings):
     beta2: Share = Field(0.95, description="AdamW's second moment decay")
     eps: float = Field(1e-5, gt=0, description="AdamW's epsilon")
     weight_decay: float = Field(0.1, ge=0, description="decoupled; not applied to norms, biases and value heads")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradient clip")
+    max_grad_norm: float = Field(1.0, gt=0, description="longest gradient (2-norm over all weights); a longer one is scaled down to it")
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> OptimiserSettings:
+        if self.schedule == "constant" and self.final_share != _default(self, "final_share"):
+            raise ValueError("final_share is ignored with schedule: constant; leave it out or set schedule: cosine")
+        return self
 
 
 class BatchSettings(Settings):
     """How many examples make a step and how many tokens go through the model at once."""
 
-    window: int = Field(4096, ge=8, description="longest sequence in tokens")
+    window: int = Field(4096, ge=8, description="longest sequence in tokens, prompt and answer together")
     too_long: Literal["error", "skip"] = Field(
         "error", description="a sequence over the window: stop with its name, or leave it out and count it"
     )
@@ -92,7 +113,7 @@ class BatchSettings(Settings):
 class SftSettings(BatchSettings):
     """Supervised fine-tuning (Llama 2, section 3.1)."""
 
-    optimiser: OptimiserSettings = OptimiserSettings()
+    optimiser: OptimiserSettings = Field(OptimiserSettings(), description="AdamW and its schedule")
     epochs: int = Field(2, ge=1, description="passes over the data")
     batch_size: int = Field(64, ge=1, description="dialogues a step")
     validation_share: Share = Field(0.05, description="share of the dialogues held out for the validation loss")
@@ -119,10 +140,10 @@ class CollectSettings(Settings):
     )
     judgements: str | None = Field(None, description="annotator file: JSONL with id, choice, grade (and left_safe, right_safe)")
     helpfulness_pairs: int = Field(1000, ge=1, description="pairs judged by the helpfulness guideline")
-    safety_pairs: int = Field(500, ge=0, description="pairs judged by the safety guideline, on adversarial prompts")
-    borderline_share: Share = Field(0.2, description="share of the helpfulness pairs on borderline prompts")
+    safety_pairs: int = Field(500, ge=0, description="pairs judged by the safety guideline, on adversarial and borderline prompts")
+    borderline_share: Share = Field(0.2, description="share of the pairs of each task that are made of borderline prompts")
     temperatures: tuple[float, float] = Field((0.8, 1.1), description="sampling temperatures of the two variants")
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: SamplingSettings = Field(SamplingSettings(), description="how answers are sampled")
     grades: Literal["four", "three"] = Field("four", description="the paper's four grades, or significantly / slightly / negligibly")
     test_share: Share = Field(0.15, description="share of the pairs held out to measure the reward models, split by prompt")
     thresholds: tuple[float, float, float] | None = Field(
@@ -131,19 +152,23 @@ class CollectSettings(Settings):
     chunk: int = Field(500, ge=1, description="pairs between two saves")
 
     @model_validator(mode="after")
-    def _file_needs_path(self) -> CollectSettings:
+    def _nothing_ignored(self) -> CollectSettings:
         if (self.annotator == "file") != (self.judgements is not None):
             raise ValueError("collect.judgements is needed with annotator: file and ignored with others; set both or neither")
+        if self.annotator == "file" and self.thresholds is not None:
+            raise ValueError("collect.thresholds is ignored with annotator: file; leave it out")
+        if self.sampling.temperature != _default(self.sampling, "temperature"):
+            raise ValueError("collect.sampling.temperature is ignored; set collect.temperatures, one a variant")
         return self
 
 
 class RewardSettings(BatchSettings):
     """One reward model (section 3.2.2)."""
 
-    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-5, warmup_min_steps=5)
+    optimiser: OptimiserSettings = Field(OptimiserSettings(learning_rate=1e-5, warmup_min_steps=5), description="AdamW and its schedule")
     epochs: int = Field(1, ge=1, description="passes over the pairs; more than one over-fits")
     batch_size: int = Field(512, ge=1, description="pairs a step")
-    margin: Literal["off", "small", "large"] | dict[str, float] = Field(
+    margin: Annotated[Literal["off", "small", "large"] | dict[str, float], BeforeValidator(_off)] = Field(
         "small", description="m(grade) of the ranking loss, or a number for each grade"
     )
     missing_grade: Literal["error", "negligibly"] = Field(
@@ -167,10 +192,10 @@ class RejectSettings(Settings):
 
     num_prompts: int = Field(1000, ge=1, description="prompts to sample for")
     k: int = Field(10, ge=1, description="answers sampled for each prompt")
-    sampling: SamplingSettings = SamplingSettings(temperature=1.2)
+    sampling: SamplingSettings = Field(SamplingSettings(temperature=1.2), description="how answers are sampled")
     keep_best: Share = Field(1.0, gt=0, description="share of the prompts, those with the best kept answers, that go into fine-tuning")
     include_sft: bool = Field(True, description="fine-tune on the SFT data too")
-    sft: SftSettings = SftSettings()
+    sft: SftSettings = Field(SftSettings(), description="fine-tuning on the kept answers")
     threshold: Share = Field(0.15, description="the gate: below this probability of being safe the safety model decides")
     chunk: int = Field(100, ge=1, description="prompts between two saves")
 
@@ -182,7 +207,7 @@ class PpoSettings(Settings):
     rollouts: int = Field(512, ge=2, description="answers an iteration")
     mini_batch: int = Field(64, ge=1, description="answers a gradient step")
     epochs: int = Field(1, ge=1, description="passes over the rollouts of an iteration")
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: SamplingSettings = Field(SamplingSettings(), description="how answers are sampled")
     beta: float = Field(0.01, ge=0, description="weight of the KL penalty, in whitened score units a nat")
     threshold: Share = Field(0.15, description="the gate: below this probability of being safe the safety model decides")
     no_end: Literal["keep", "penalise"] = Field(
@@ -193,8 +218,12 @@ class PpoSettings(Settings):
     lam: Share = Field(0.95, description="GAE lambda")
     clip: float = Field(0.2, gt=0, description="policy ratio clip")
     value_clip: float = Field(0.2, gt=0, description="value clip")
-    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-6, schedule="constant", warmup_share=0.0)
-    critic_optimiser: OptimiserSettings = OptimiserSettings(learning_rate=5e-6, schedule="constant", warmup_share=0.0)
+    optimiser: OptimiserSettings = Field(
+        OptimiserSettings(learning_rate=1e-6, schedule="constant", warmup_share=0.0), description="AdamW and its schedule"
+    )
+    critic_optimiser: OptimiserSettings = Field(
+        OptimiserSettings(learning_rate=5e-6, schedule="constant", warmup_share=0.0), description="the same for the critic"
+    )
     critic_warmup: int = Field(0, ge=0, description="first iterations that train the critic alone")
     max_kl: float | None = Field(None, gt=0, description="stop when KL to the reference passes this, nats an answer; null never")
     validate_every: int = Field(10, ge=1, description="iterations between looks at the held-out prompts")
@@ -203,9 +232,11 @@ class PpoSettings(Settings):
     checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
 
     @model_validator(mode="after")
-    def _untruncated(self) -> PpoSettings:
+    def _consistent(self) -> PpoSettings:
         if self.sampling.top_p != 1 or self.sampling.top_k != 0:
             raise ValueError("ppo.sampling needs top_p 1 and top_k 0: the update must see the distribution that was sampled from")
+        if self.no_end == "keep" and self.no_end_score != _default(self, "no_end_score"):
+            raise ValueError("ppo.no_end_score is ignored with no_end: keep; leave it out or set no_end: penalise")
         if self.rollouts % self.mini_batch:
             raise ValueError(f"ppo.rollouts {self.rollouts} is no multiple of ppo.mini_batch {self.mini_batch}")
         return self
@@ -214,7 +245,7 @@ class PpoSettings(Settings):
 class EvaluateSettings(Settings):
     """Measurement on held-out prompts."""
 
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: SamplingSettings = Field(SamplingSettings(), description="how answers are sampled")
     baseline: str = Field("sft", description="the policy that others are compared with")
     max_prompts: int | None = Field(None, ge=1, description="use only the first so many; null uses all")
 
@@ -227,14 +258,14 @@ class Recipe(Settings):
     world: Literal["kitchen", "english"] | None = Field(
         None, description="who simulates annotators and measures: the kitchen's gold program, the rubric for English text, or nobody"
     )
-    model: ModelSettings
-    data: DataSettings
-    sft: SftSettings = SftSettings()
-    collect: CollectSettings = CollectSettings()
-    reward: RewardSettings = RewardSettings()
-    reject: RejectSettings = RejectSettings()
-    ppo: PpoSettings = PpoSettings()
-    evaluate: EvaluateSettings = EvaluateSettings()
+    model: ModelSettings = Field(description="the base model and how to hold it")
+    data: DataSettings = Field(description="where dialogues and prompts come from")
+    sft: SftSettings = Field(SftSettings(), description="supervised fine-tuning")
+    collect: CollectSettings = Field(CollectSettings(), description="comparisons of answers from two variants")
+    reward: RewardSettings = Field(RewardSettings(), description="the two reward models")
+    reject: RejectSettings = Field(RejectSettings(), description="rejection sampling and fine-tuning on its best answers")
+    ppo: PpoSettings = Field(PpoSettings(), description="proximal policy optimisation against both reward models")
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="measurement on held-out prompts")
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field([], description="besides metrics.jsonl")
 
 
@@ -250,6 +281,8 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
             loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise SettingsError(f"{path}: {error.strerror}; expected a recipe file (write one with: chatwright init)") from None
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{path}: not UTF-8 text ({error.reason}); expected a recipe file in YAML") from None
         except yaml.YAMLError as error:
             raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(loaded, dict):
@@ -267,6 +300,11 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
 def schema() -> dict[str, Any]:
     """The JSON schema of a recipe."""
     return Recipe.model_json_schema()
+
+
+def settings_table() -> str:
+    """Every setting with its type, default and meaning, as Markdown."""
+    return settings_as_markdown(Recipe)
 
 
 _STAGES = ("sft", "collect", "reward", "reject", "ppo", "evaluate")
@@ -309,27 +347,31 @@ def _number_or(value: Any, text: str) -> Any:
 
 
 def _explain(error: ValidationError) -> str:
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a typo explains a missing key, not the reverse
-    key = ".".join(str(part) for part in first["loc"])
+    found = [(_key(e["loc"]), e) for e in error.errors()]
+    key, first = min(found, key=lambda pair: pair[1]["type"] != "extra_forbidden")  # a typo explains a missing key, not the reverse
     if first["type"] == "extra_forbidden":
-        known = _known_keys()
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or difflib.get_close_matches(key.split(".")[-1], known, n=1, cutoff=0)
-        return f"unknown setting {key!r}; did you mean {near[0]!r}? (chatwright schema lists all)"
+        return f"unknown setting {key!r}; did you mean {nearest_setting(Recipe, key)!r}? (chatwright schema lists all)"
     if first["type"] == "missing":
         return f"setting {key!r} is missing; give it in the file or as {key}=VALUE"
-    return f"setting {key or 'recipe'} = {first['input']!r:.80}: {first['msg']}"
+    if first["type"] == "value_error" and isinstance(first["input"], dict):  # several settings that do not go together
+        reason = str(first["ctx"]["error"])
+        return reason if reason.startswith(key) else f"{key}: {reason}"
+    # A setting of two kinds has an error for each: the one inside it is the nearer, else all of them count.
+    key, first = next(((k, e) for k, e in found if k.startswith(f"{key}.")), (key, first))
+    reasons = " or ".join(dict.fromkeys(_reason(e) for k, e in found if k == key)).replace("or expected", "or")
+    return f"setting {key} = {first['input']!r:.80}: {reasons}"
 
 
-def _known_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    keys = []
-    for name, field in model.model_fields.items():
-        keys.append(prefix + name)
-        inner = [
-            t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, BaseModel)
-        ]
-        for t in inner:
-            keys += _known_keys(t, f"{prefix}{name}.")
-    return keys
+def _key(location: Sequence[str | int]) -> str:
+    """The dotted name; pydantic puts the kinds of a setting of two kinds in between."""
+    return ".".join(str(part) for part in location if "[" not in str(part))
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return "expected settings by name"
+    text = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
+    return text.replace("expected greater", "expected a number greater").replace("expected less", "expected a number less")
 
 
 def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
@@ -337,6 +379,10 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
         path = (folder / name).expanduser()
         return str(path.resolve()) if path.exists() else name
 
+    if recipe.model.revision and (folder / recipe.model.path).expanduser().exists():
+        raise SettingsError(
+            f"model.revision {recipe.model.revision!r} is ignored, since model.path is a folder; leave it out or name a hub model"
+        )
     data = recipe.data
     resolved = {
         "sft": [resolve(s) for s in data.sft],

@@ -15,9 +15,11 @@ from chatwright.artifact import MANIFEST, Manifest, read_manifest, write_atomic
 from chatwright.errors import SettingsError
 from chatwright.recipe import Recipe
 from chatwright.report.page import write_page
+from chatwright.sources import read_prompts
 from chatwright.stages import collect, evaluate, ppo, reject, reward, sft
 
 STAGES = ("sft", "collect", "reward-helpfulness", "reward-safety", "reject", "ppo", "evaluate")
+POLICIES = ("base", "sft", "rejection", "ppo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,9 @@ def run_round(recipe: Recipe, run: Path, *, annotators: Annotators, gold: Gold |
 
     Raises what the stages raise; the same call then goes on where it stopped.
     """
+    if recipe.evaluate.baseline not in POLICIES:  # said now, not after hours of training
+        raise SettingsError(f"evaluate.baseline is {recipe.evaluate.baseline!r}; expected one of {', '.join(POLICIES)}")
+    evaluate.check_held_out(read_prompts(recipe.data.evaluation_prompts), [recipe.data.prompts, recipe.data.validation_prompts])
     at = Layout(run).stage
     model, data, seed = recipe.model, recipe.data, recipe.seed
     base = model.path
@@ -50,7 +55,7 @@ def run_round(recipe: Recipe, run: Path, *, annotators: Annotators, gold: Gold |
     reject.run(recipe.reject, reject_inputs, at("reject"), model=model, seed=seed, trackers=recipe.trackers)
     ppo_inputs = ppo.PpoInputs(at("reject"), at("reward-helpfulness"), at("reward-safety"), data.prompts, data.validation_prompts)
     ppo.run(recipe.ppo, ppo_inputs, at("ppo"), model=model, seed=seed, trackers=recipe.trackers)
-    policies: dict[str, str | Path] = {"base": base, "sft": at("sft"), "rejection": at("reject"), "ppo": at("ppo")}
+    policies: dict[str, str | Path] = dict(zip(POLICIES, (base, at("sft"), at("reject"), at("ppo")), strict=True))
     evaluate_inputs = evaluate.EvaluateInputs(
         policies, data.evaluation_prompts, at("reward-helpfulness"), at("reward-safety"), at("collect"), data.showcase,
         training=[data.prompts, data.validation_prompts],
@@ -79,7 +84,7 @@ def write_report(recipe: Recipe, run: Path) -> dict[str, Any]:
 
 def run_status(run: Path) -> list[dict[str, Any]]:
     """Each stage of each round: state (done, begun, waiting), seconds, and the folders it was made from."""
-    rounds = sorted(run.glob("round-*"), key=lambda p: int(p.name.split("-")[1]))
+    rounds = sorted((p for p in run.glob("round-*") if p.name[6:].isdecimal()), key=lambda p: int(p.name[6:]))
     if not rounds:
         raise SettingsError(f"{run} holds no round; expected the folder of a run")
     rows = []

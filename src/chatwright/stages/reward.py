@@ -119,6 +119,10 @@ def mixture(
 def _held_out(folder: Path) -> list[Comparison]:
     """The pairs of a batch that no reward model trains on; none where the batch held none out."""
     path = folder / "test.jsonl"
+    if not path.exists():
+        raise DataError(
+            f"{folder} has no test.jsonl; expected a folder made by: chatwright collect (an empty file where none are held out)"
+        )
     return read_comparisons(path) if path.stat().st_size else []
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chatwright.dialogue import Dialogue, Message, Tokens, render_dialogue
-from chatwright.errors import DataError
+from chatwright.errors import DataError, NonFiniteError
 from chatwright.maths.preference import ranking_loss, safety_loss
 from chatwright.maths.statistics import calibration
 from chatwright.models.language_model import load_trainable_state, trainable_state
@@ -147,11 +147,13 @@ def measure_reward_model(reward_model: RewardModel, pairs: Sequence[TokenPair], 
 
 @torch.no_grad()
 def score_rows(reward_model: RewardModel, rows: Sequence[Tokens], micro_batch_tokens: int) -> Tensor:
-    """Score (bias subtracted) of each row, (rows,), on the CPU, in the order given."""
+    """Score (bias subtracted) of each row, (rows,), on the CPU, in the order given. Raises NonFiniteError for a damaged model."""
     scores = torch.zeros(len(rows))
     for group in micro_batches([len(r) for r in rows], micro_batch_tokens):
         batch = collate([rows[i] for i in group], reward_model.tokenizer.pad_token_id, reward_model.hardware.device)
         scores[group] = reward_model.scores(batch.ids, batch.attention).cpu()
+    if not bool(torch.isfinite(scores).all()):
+        raise NonFiniteError("a reward model's score is NaN or infinite; its weights are damaged: train it again, or copy it again")
     return scores
 
 
