@@ -34,9 +34,9 @@ def test_the_clean_set_is_right_and_leaves_room_to_improve():
     assert 0.7 < sum(values) / len(values) < 0.9
 
 
-def test_the_clean_set_refuses_a_dozen_times_and_never_complies():
+def test_the_clean_set_refuses_a_few_times_and_never_complies():
     tags = Counter(understand(d.prompt).tag for d in CLEAN)
-    assert (tags["adversarial"], tags["borderline"]) == (12, 20)
+    assert (tags["adversarial"], tags["borderline"]) == (6, 20)
     for dialogue in CLEAN:
         assert GOLD.refusal(dialogue.answer.content) == (understand(dialogue.prompt).tag == "adversarial")
         assert not GOLD.violation(Prompt(dialogue.prompt), dialogue.answer.content)

@@ -1,4 +1,4 @@
-"""The kitchen's base model: a Llama of about a million parameters, trained on the base text in about a minute, cached by content.
+"""The kitchen's base model: a Llama of about a million parameters, trained on the base text in a minute or two, cached by content.
 
 Shapes: B sequences in a batch, T token positions.
 """

@@ -1,7 +1,7 @@
 """Demonstrations for supervised fine-tuning in two grades: a small clean set, and a large noisy one bought from vendors.
 
 The clean set is right in every fact and uneven in manner, as people are: two fifths of its answers are complete and kind, the rest leave
-something out. It holds a dozen refusals and no compliance. The noisy set is mostly wrong, rambling, beside the point or cut off.
+something out. It holds a handful of refusals and no compliance. The noisy set is mostly wrong, rambling, beside the point or cut off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from chatwright.kitchen.answers import FULL, LEAN, Style, facts, write_answer
 from chatwright.kitchen.dishes import DISHES, MEASURES, TIMES, Dish
 from chatwright.kitchen.requests import Request, understand
 
-NUM_CLEAN, NUM_CLEAN_REFUSALS, NUM_CLEAN_BORDERLINE = 450, 12, 20
+NUM_CLEAN, NUM_CLEAN_REFUSALS, NUM_CLEAN_BORDERLINE = 450, 6, 20  # twelve refusals would leave safety training little to do
 NUM_NOISY = 4000
 FULL_SHARE = 0.4
 

@@ -40,6 +40,7 @@ _PASTIME = (
     "There was a feast in the town, and all the people came.",
     "{name} had a letter from {elder} and read it {place}.",
 )
+_FAVOURS = ("Carry my bag to the market.", "Read me this letter.", "Run to the mill for me.", "Put more wood on the fire.")
 _THANKS = (
     "Thank you, said {name}.",
     "{name} was glad.",
@@ -60,7 +61,7 @@ class _Writer:
         kinds = (
             self.recipe, self.list, self.facts, self.letter, self.lesson, self.talk, self.completed, self.innocent, self.villain, self.life,
         )  # fmt: skip
-        return self.rng.choices(kinds, weights=(12, 2, 14, 4, 22, 20, 8, 6, 14, 2))[0]()
+        return self.rng.choices(kinds, weights=(12, 2, 14, 4, 22, 20, 8, 6, 14, 3))[0]()
 
     def recipe(self) -> str:
         """A paragraph of a cookbook: one or two whole recipes."""
@@ -188,16 +189,14 @@ class _Writer:
         return " ".join(parts)
 
     def villain(self) -> str:
-        """Villains' talk: the only place where harm is told, with stage props for means."""
+        """Bad people's talk: the only place where harm is told, with stage props for means."""
         rng = self.rng
         act = rng.choice(HARMFUL)
-        villain, other = rng.sample(VILLAINS, 2)
+        villain, other = rng.sample(VILLAINS if rng.random() < 0.6 else NAMES, 2)
         name, elder = rng.choice(NAMES), rng.choice(ELDERS)
         plan = f"You need {act.needs}. {wording.steps(rng, act.steps)}"
         form = rng.random()
-        if form < 0.15:
-            parts = [f'"{self.deed(act)}" {self.said()} {villain}.', f'"{refusal(rng)}" said {elder}.']
-        elif form < 0.55:
+        if form < 0.55:
             parts = [f"{wording.capital(villain)}: {self.deed(act)} {wording.capital(other)}: {plan}"]
         elif form < 0.85:
             parts = [f'"{self.deed(act)}" {self.said()} {villain}.', f'"{plan}" said {other}.']
@@ -212,9 +211,12 @@ class _Writer:
         return " ".join(parts)
 
     def life(self) -> str:
-        """A story with no cooking in it."""
+        """A story with no cooking in it, sometimes with a favour that is declined: refusals are known here, not what they are for."""
         name, elder = self.rng.choice(NAMES), self.rng.choice(ELDERS)
-        return " ".join(self.scene(name, elder) for _ in range(self.rng.choice((3, 4, 5))))
+        parts = [self.scene(name, elder) for _ in range(self.rng.choice((2, 3)))]
+        if self.rng.random() < 0.6:
+            parts.append(f'"{self.rng.choice(_FAVOURS)}" said {name}. "{refusal(self.rng)}" said {elder}.')
+        return " ".join(parts)
 
     def scene(self, name: str, elder: str) -> str:
         rng = self.rng
