@@ -12,7 +12,7 @@ def no_gpu(monkeypatch):
 
 
 def test_a_gpu_that_is_not_there_is_an_error_that_says_what_to_do(no_gpu):
-    with pytest.raises(SettingsError, match="model.device=auto"):
+    with pytest.raises(SettingsError, match=r"model\.device=auto"):
         choose_hardware(CPU.model_copy(update={"device": "cuda"}))
 
 
