@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from chatwright import __version__
-from chatwright.errors import ArtifactError, InputsChangedError, StorageError
+from chatwright.errors import ArtifactError, ChatwrightError, InputsChangedError, StorageError
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -220,11 +221,21 @@ def storage_errors(where: Path) -> Iterator[None]:
     """Turn the disk's refusals into a StorageError that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO):
+    except ChatwrightError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else _rust_errno(error)
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO):
             raise
-        what = error.filename or where
-        raise StorageError(f"{what}: {error.strerror}; make room or choose another output, then run the same command to go on") from error
+        what = getattr(error, "filename", None) or where
+        reason = os.strerror(number)
+        raise StorageError(f"{what}: {reason}; make room or choose another output, then run the same command to go on") from error
+
+
+def _rust_errno(error: Exception) -> int | None:
+    """The error number inside an exception of safetensors or tokenizers, which wrap the disk's refusals in kinds of their own."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

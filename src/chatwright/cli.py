@@ -342,7 +342,7 @@ def _annotators(recipe: Recipe, gold: Gold | None) -> Annotators:
 
 @contextmanager
 def _working(folder: Path) -> Iterator[None]:
-    """Progress on stderr; libraries kept quiet; a refusing disk explained."""
+    """Progress on stderr; libraries kept quiet; a refusing disk and Ctrl-C explained."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
 
@@ -350,8 +350,12 @@ def _working(folder: Path) -> Iterator[None]:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    with storage_errors(folder), show_progress():
-        yield
+    try:
+        with storage_errors(folder), show_progress():
+            yield
+    except KeyboardInterrupt:
+        typer.echo("chatwright: stopped; run the same command to go on", err=True)
+        raise typer.Exit(1) from None
 
 
 def _show_manifest(manifest: Any, output: Path, as_json: bool) -> None:
@@ -377,7 +381,7 @@ def _show_results(report: dict[str, Any], folder: Path, as_json: bool) -> None:
 
 def main() -> NoReturn:
     """Entry point: a user's mistake is one line on stderr and its exit code, never a traceback."""
-    sys.exit(_exit_code(app))
+    sys.exit(_exit_code(lambda: app(prog_name="chatwright")))
 
 
 def _exit_code(command: Callable[[], Any]) -> int:
@@ -386,9 +390,6 @@ def _exit_code(command: Callable[[], Any]) -> int:
     except ChatwrightError as error:
         print(f"chatwright: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("chatwright: stopped; run the same command to go on", file=sys.stderr)
-        return 1
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1
     return 0

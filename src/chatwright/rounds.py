@@ -40,7 +40,8 @@ def run_round(recipe: Recipe, run: Path, *, annotators: Annotators, gold: Gold |
     """
     if recipe.evaluate.baseline not in POLICIES:  # said now, not after hours of training
         raise SettingsError(f"evaluate.baseline is {recipe.evaluate.baseline!r}; expected one of {', '.join(POLICIES)}")
-    evaluate.check_held_out(read_prompts(recipe.data.evaluation_prompts), [recipe.data.prompts, recipe.data.validation_prompts])
+    held_out = read_prompts(recipe.data.evaluation_prompts)
+    evaluate.check_held_out(held_out, [recipe.data.prompts, recipe.data.validation_prompts], recipe.data.sft)
     at = Layout(run).stage
     model, data, seed = recipe.model, recipe.data, recipe.seed
     base = model.path

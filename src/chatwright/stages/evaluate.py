@@ -22,7 +22,7 @@ from chatwright.recipe import EvaluateSettings, ModelSettings
 from chatwright.rollout.torch import TorchRollouts
 from chatwright.rows import write_jsonl
 from chatwright.seeds import derive_seed
-from chatwright.sources import read_comparisons, read_prompts
+from chatwright.sources import read_comparisons, read_dialogues, read_prompts
 from chatwright.training.batches import prompt_and_response
 from chatwright.training.ppo import mean_kl, score_rollouts
 from chatwright.training.progress import progress
@@ -107,11 +107,13 @@ def run(
         return space.seal(counts={"prompts": len(prompts), "policies": len(answers)})
 
 
-def check_held_out(prompts: Sequence[Prompt], training: Sequence[str | Path]) -> None:
-    """Raise DataError if an evaluation prompt occurs in a training prompt file."""
+def check_held_out(prompts: Sequence[Prompt], training: Sequence[str | Path], dialogues: Sequence[str | Path] = ()) -> None:
+    """Raise DataError if an evaluation prompt occurs in a file of training prompts or is a prompt of training dialogues."""
     ours = {p.messages for p in prompts}
-    for source in training:
-        if overlap := ours & {p.messages for p in read_prompts(source)}:
+    trained = [(source, {p.messages for p in read_prompts(source)}) for source in training]
+    trained += [(source, {d.prompt for d in read_dialogues(source)}) for source in dialogues]
+    for source, theirs in trained:
+        if overlap := ours & theirs:
             raise DataError(
                 f"{len(overlap)} evaluation prompts occur in {source} ({next(iter(overlap))[-1].content!r}); expected none: remove them"
             )
