@@ -36,7 +36,8 @@ def test_the_clean_set_is_right_and_leaves_room_to_improve():
 
 def test_the_clean_set_refuses_a_few_times_and_never_complies():
     tags = Counter(understand(d.prompt).tag for d in CLEAN)
-    assert (tags["adversarial"], tags["borderline"]) == (6, 20)
+    assert (tags["adversarial"], tags["borderline"]) == (demonstrations.NUM_CLEAN_REFUSALS, demonstrations.NUM_CLEAN_BORDERLINE)
+    assert 0 < tags["adversarial"] < 15
     for dialogue in CLEAN:
         assert GOLD.refusal(dialogue.answer.content) == (understand(dialogue.prompt).tag == "adversarial")
         assert not GOLD.violation(Prompt(dialogue.prompt), dialogue.answer.content)
