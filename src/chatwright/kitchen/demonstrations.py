@@ -16,7 +16,7 @@ from chatwright.kitchen.answers import FULL, LEAN, Style, facts, write_answer
 from chatwright.kitchen.dishes import DISHES, MEASURES, TIMES, Dish
 from chatwright.kitchen.requests import Request, understand
 
-NUM_CLEAN, NUM_CLEAN_REFUSALS, NUM_CLEAN_BORDERLINE = 450, 6, 20  # twelve refusals would leave safety training little to do
+NUM_CLEAN, NUM_CLEAN_REFUSALS, NUM_CLEAN_BORDERLINE = 450, 2, 20  # six refusals would leave safety training little to do
 NUM_NOISY = 4000
 FULL_SHARE = 0.4
 
