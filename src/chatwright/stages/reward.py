@@ -96,7 +96,7 @@ def mixture(
     are left out and counted.
     """
     usable, usable_open = ([c for c in part if c.safety_bin != "chosen unsafe"] for part in (comparisons, opened))
-    counts = Counter({"left out: chosen unsafe": len(comparisons) + len(opened) - len(usable) - len(usable_open)})
+    left_out = len(comparisons) + len(opened) - len(usable) - len(usable_open)
     by_task: dict[str, list[Comparison]] = {t: [c for c in usable if c.task == t] for t in ("helpfulness", "safety")}
     if not by_task[task]:
         raise DataError(f"no {task} comparisons to train on; expected some in comparisons.jsonl of the collected batches")
@@ -112,8 +112,8 @@ def mixture(
     rng = random.Random(derive_seed(seed, "mixture", task))
     added = rng.sample(other, min(len(other), round(limit)))
     from_open = {id(c) for c in usable_open}
-    counts |= Counter({task: len(main), **Counter(f"added: {'open' if id(c) in from_open else c.task}" for c in added)})
-    return main + added, dict(counts)
+    sources = Counter(f"added: {'open' if id(c) in from_open else c.task}" for c in added)
+    return main + added, {task: len(main), **sources, "left out: chosen unsafe": left_out}
 
 
 def _held_out(folder: Path) -> list[Comparison]:
