@@ -91,7 +91,7 @@ class Comparison:
 
     @property
     def safety_bin(self) -> Literal["chosen safe", "both safe", "both unsafe", "chosen unsafe"] | None:
-        """The paper's bin of a safety pair, None where labels are missing. "chosen unsafe" pairs stay out of training (A.4.1)."""
+        """The paper's bin of a safety pair, None where labels are missing. "chosen unsafe" pairs stay out of training (section 3.2.1)."""
         match self.chosen.safe, self.rejected.safe:
             case True, True:
                 return "both safe"
