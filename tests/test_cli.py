@@ -422,7 +422,7 @@ def test_a_prompt_and_answer_longer_than_the_model_can_read(refused, project, tm
 def test_answers_that_never_end_make_no_pool(refused, whole, tmp_path):
     command = ["reject", whole.recipe, "--policy", whole.stage("sft"), *whole.rewards, "-o", tmp_path / "out"]
     told = refused(*command, "reject.num_prompts=1", "reject.k=1", "reject.sampling.max_new_tokens=1")
-    assert "none of 1 answers to 1 prompts ended within reject.sampling.max_new_tokens=1" in told
+    assert "none of 1 prompts has an answer that ended within reject.sampling.max_new_tokens=1; raise it" in told
 
 
 def test_evaluation_prompts_that_occur_in_training(refused, project, tmp_path):

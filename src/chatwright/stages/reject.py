@@ -60,11 +60,6 @@ def run(
                 f"none of {len(pool)} prompts has an answer that ended within reject.sampling.max_new_tokens="
                 f"{settings.sampling.max_new_tokens}; raise it, or fine-tune the sampling policy until its answers end"
             )
-        if not kept:
-            raise DataError(
-                f"none of {settings.k * len(pool)} answers to {len(pool)} prompts ended within reject.sampling.max_new_tokens="
-                f"{settings.sampling.max_new_tokens}, so there is nothing to learn from; raise it, or sample from a better policy"
-            )
         kept = kept[: max(1, round(settings.keep_best * len(kept)))]
         policy = load_language_model(inputs.base, model, train=True)
         own_tokens = all(row["tokenizer"] == tokenizer_fingerprint(policy.tokenizer) for row in kept)
