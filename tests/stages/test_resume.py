@@ -1,13 +1,16 @@
 import multiprocessing
+import os
 import random
 import signal
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 from tiny_round import contents, rows_of_metrics, run_in_child, run_tiny_round
 
-from chatwright import rounds
-from chatwright.stages import collect, evaluate, reject
+from chatwright import artifact, rounds
+from chatwright.stages import collect, evaluate, reject, sft
 from chatwright.training import ppo, preference, supervised
 
 
@@ -83,6 +86,27 @@ def test_a_round_stopped_in_every_stage_ends_in_the_same_bits(recipe, finished_r
                 run_tiny_round(recipe, run)
     run_tiny_round(recipe, run)
     check_same(run, finished_run)
+
+
+def test_a_kill_in_the_middle_of_a_write_leaves_nothing_in_the_sealed_folder(recipe, finished, tmp_path, monkeypatch):
+    run = partial(sft.run, recipe.sft, sft.SftInputs(recipe.model.path, recipe.data.sft), tmp_path / "sft", model=recipe.model, seed=11)
+    replace = os.replace
+
+    def until_the_manifest(source, target):
+        if Path(target).name == "manifest.json":
+            raise PulledPlug
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact.os, "replace", until_the_manifest)
+        with pytest.raises(PulledPlug):
+            run()
+    assert (tmp_path / "sft" / "manifest.json.tmp").exists()
+    (tmp_path / "sft" / ".samples.jsonl.1a2b3c4d.part").write_text("half a ro")
+    run()
+    manifest = artifact.read_manifest(tmp_path / "sft")
+    assert manifest.files.keys() == artifact.read_manifest(finished / "sft").files.keys()
+    assert {p.name for p in (tmp_path / "sft").iterdir()} == manifest.files.keys() | {"manifest.json"}
 
 
 def num_rows(path):
