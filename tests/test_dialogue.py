@@ -21,6 +21,7 @@ from chatwright.dialogue import (
     render_prompt,
     stop_token_ids,
     tokenizer_fingerprint,
+    without_end,
 )
 from chatwright.errors import DataError, SettingsError, TemplateError
 
@@ -401,3 +402,10 @@ def test_messages_survive_json():
 def test_malformed_messages_name_the_place(rows, says):
     with pytest.raises(DataError, match=r"^f.jsonl line 3: .*" + says):
         messages_from_json(rows, "f.jsonl line 3")
+
+
+def test_an_answer_that_was_cut_off_loses_the_end_of_turn_and_what_the_template_writes_after_it(chatml_tokenizer):
+    whole = render_dialogue(chatml_tokenizer, Dialogue((Message("user", "Hi"), Message("assistant", "Mix oats"))))
+    cut = without_end(whole)
+    assert chatml_tokenizer.decode(cut.ids) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nMix oats"
+    assert sum(cut.response_mask) == sum(whole.response_mask) - 1

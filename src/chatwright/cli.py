@@ -58,20 +58,20 @@ def quickstart(
         return
     started = time.time()
     with _working(folder):
-        from chatwright.kitchen.base import base_model
+        from chatwright.kitchen.base import NUM_STEPS, base_model
         from chatwright.kitchen.world import write_world
         from chatwright.training.progress import progress
 
         if not recipe_file.exists():
-            with progress("Base model (cached for next time)", unit="steps") as bar:
+            with progress("Base model", total=NUM_STEPS, unit="steps") as bar:
                 base = base_model(progress=lambda done, total: bar.advance(1))
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copytree(base, folder / "base", dirs_exist_ok=True)
             write_world(folder / "world")
-            (folder / "base-seconds").write_text(f"{time.time() - started:.2f}")
             shutil.copy(_bundled_recipe(), recipe_file)
         report = _round(_load(recipe_file, overrides), folder)
     _show_results(report, folder, as_json)
+    print(f"Took {time.time() - started:.0f} s this time.", file=sys.stderr)
 
 
 @app.command()

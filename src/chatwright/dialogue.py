@@ -170,6 +170,12 @@ def render_dialogue(tokenizer: Any, dialogue: Dialogue, *, last_answer_only: boo
     return Tokens(ids, mask, dialogue.id)
 
 
+def without_end(tokens: Tokens) -> Tokens:
+    """A rendered dialogue whose last answer was cut off: the end-of-turn token, and what the template writes after it, taken away."""
+    end = max(i for i, counts in enumerate(tokens.response_mask) if counts)
+    return Tokens(tokens.ids[:end], tokens.response_mask[:end], tokens.id)
+
+
 def _pieces(tokenizer: Any, messages: Sequence[Message], *, open_turn: bool) -> tuple[list[int], list[bool]]:
     """Ids and mask, tokenised turn by turn. `open_turn` adds the marker for the next answer at the end."""
     ids: list[int] = []

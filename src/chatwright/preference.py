@@ -40,13 +40,17 @@ def parse_grade(text: Any, where: str) -> Grade:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One of the two answers shown. `variant` names the model that wrote it; `safe` is the annotator's label, None where not asked."""
+    """One of the two answers shown. `variant` names the model that wrote it; `safe` is the annotator's label, None where not asked.
+
+    `finished` is False where the length limit cut the answer off: such a text never gets an end-of-turn token, anywhere.
+    """
 
     text: str
     variant: str = ""
     temperature: float | None = None
     seed: int | None = None
     safe: bool | None = None
+    finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
     """A JSON object in the house format, the inverse of `comparison_from_json`."""
 
     def answer(a: Answer) -> dict[str, Any]:
-        return {"text": a.text, "variant": a.variant, "temperature": a.temperature, "seed": a.seed, "safe": a.safe}
+        return {"text": a.text, "variant": a.variant, "temperature": a.temperature, "seed": a.seed, "safe": a.safe, "finished": a.finished}
 
     c = comparison
     return {
@@ -135,8 +139,10 @@ def comparison_from_json(row: Mapping[str, Any], where: str) -> Comparison:
             or not set(answer) <= set(Answer.__dataclass_fields__)
         ):
             raise DataError(
-                f"{where}: {side} is {answer!r:.60}; expected an object with text and optional variant, temperature, seed, safe"
+                f"{where}: {side} is {answer!r:.60}; expected an object with text and optional variant, temperature, seed, safe, finished"
             )
+        if not isinstance(answer.get("finished", True), bool):
+            raise DataError(f"{where}: {side} has finished {answer['finished']!r:.60}; expected true or false")
         if not isinstance(answer.get("safe"), bool | None):
             raise DataError(f"{where}: {side} has safe {answer['safe']!r:.60}; expected true, false or null")
         fields[side] = Answer(**answer)

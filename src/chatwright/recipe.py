@@ -64,6 +64,10 @@ class ModelSettings(Settings):
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model; off unless you read that code")
 
+    def identity(self) -> dict[str, Any]:
+        """What makes two uses of a model different, besides its content: everything but the path, so that a run may be moved."""
+        return self.model_dump(exclude={"path"})
+
 
 class DataSettings(Settings):
     """Where dialogues and prompts come from: files (relative to the recipe) or hub data sets."""

@@ -68,7 +68,9 @@ def test_padding_does_not_change_the_policy_loss():
     mask = torch.ones(1, 2, dtype=torch.bool)
     short = masked_sum(policy_loss(logprobs, old, advantages), mask)
     pad = torch.nn.functional.pad
-    wide = masked_sum(policy_loss(pad(logprobs, (0, 3), value=7.0), pad(old, (0, 3)), pad(advantages, (0, 3), value=9.0)), pad(mask, (0, 3)))
+    wide = masked_sum(
+        policy_loss(pad(logprobs, (0, 3), value=7.0), pad(old, (0, 3)), pad(advantages, (0, 3), value=9.0)), pad(mask, (0, 3))
+    )
     assert wide.item() == pytest.approx(short.item())
 
 

@@ -46,7 +46,12 @@ def test_margins_are_those_of_table_27():
 
 
 def test_own_margins_fill_up_with_zero_and_serve_a_three_grade_scale():
-    assert margins_named({"significantly": 2.0, "slightly": 0.5}) == {"significantly": 2.0, "better": 0.0, "slightly": 0.5, "negligibly": 0.0}
+    assert margins_named({"significantly": 2.0, "slightly": 0.5}) == {
+        "significantly": 2.0,
+        "better": 0.0,
+        "slightly": 0.5,
+        "negligibly": 0.0,
+    }
 
 
 @pytest.mark.parametrize("wrong", ["huge", {"awfully": 1.0}, {"better": -1.0}, {"better": float("nan")}])

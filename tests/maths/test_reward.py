@@ -62,7 +62,9 @@ def test_each_token_pays_its_kl_and_the_last_one_gets_the_score():
 
 
 def test_the_score_is_not_clipped_together_with_the_kl():
-    rewards = token_rewards(torch.tensor([100.0]), torch.zeros(1, 1), torch.full((1, 1), -50.0), torch.ones(1, 1, dtype=torch.bool), beta=1.0)
+    rewards = token_rewards(
+        torch.tensor([100.0]), torch.zeros(1, 1), torch.full((1, 1), -50.0), torch.ones(1, 1, dtype=torch.bool), beta=1.0
+    )
     assert rewards.item() == 50.0
 
 

@@ -18,6 +18,7 @@ class Candidate:
     variant: str
     temperature: float
     seed: int
+    finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)

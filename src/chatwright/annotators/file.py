@@ -107,7 +107,7 @@ class FileAnnotators:
 
 
 def _answer(candidate: Candidate, safe: bool | None) -> Answer:
-    return Answer(candidate.text, candidate.variant, candidate.temperature, candidate.seed, safe)
+    return Answer(candidate.text, candidate.variant, candidate.temperature, candidate.seed, safe, candidate.finished)
 
 
 def _object(line: str, where: str) -> dict[str, Any]:

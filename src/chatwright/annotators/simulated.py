@@ -186,7 +186,7 @@ class SimulatedAnnotators:
 
 
 def _answer(candidate: Candidate, safe: bool | None) -> Answer:
-    return Answer(candidate.text, candidate.variant, candidate.temperature, candidate.seed, safe)
+    return Answer(candidate.text, candidate.variant, candidate.temperature, candidate.seed, safe, candidate.finished)
 
 
 def ceiling(comparisons: Iterable[Comparison], gold_of: Callable[[Comparison], float]) -> dict[str, float]:

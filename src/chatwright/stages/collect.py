@@ -44,7 +44,7 @@ def run(
     if len(inputs.variants) not in (1, 2):
         raise DataError(f"{len(inputs.variants)} variants; expected one or two checkpoints to compare")
     named = {"prompts": inputs.prompts, **{f"variant-{i}": path for i, path in enumerate(inputs.variants)}}
-    request = Request.of("comparisons", named, {"collect": settings.model_dump(), "model": model.model_dump()}, seed)
+    request = Request.of("comparisons", named, {"collect": settings.model_dump(), "model": model.identity()}, seed)
     with stage_folder(output, request) as space:
         if isinstance(space, Manifest):
             return space
@@ -133,7 +133,7 @@ def _sample_chunk(
             [render_prompt(policy.tokenizer, p.messages) for _, p in tasks], sampling, seed=sample_seed
         )
         texts = [policy.tokenizer.decode(r.token_ids, skip_special_tokens=True).strip() for r in responses]
-        candidates.append([Candidate(text, name, temperature, sample_seed) for text in texts])
+        candidates.append([Candidate(text, name, temperature, sample_seed, r.finished) for text, r in zip(texts, responses, strict=True)])
     pairs = []
     for i, ((task, prompt), first, second) in enumerate(zip(tasks, *candidates, strict=True)):
         pair_id = f"{task}-{start + i:06d}"

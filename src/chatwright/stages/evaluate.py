@@ -67,7 +67,7 @@ def run(
             named[key] = path
     settings_asked = {
         "evaluate": settings.model_dump(),
-        "model": model.model_dump(),
+        "model": model.identity(),
         "gold": gold.name if gold else None,
         "threshold": threshold,
     }

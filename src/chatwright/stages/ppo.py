@@ -75,7 +75,7 @@ def run(
         "policy": inputs.policy, "helpfulness": inputs.helpfulness, "safety": inputs.safety, "prompts": inputs.prompts,
         "validation_prompts": inputs.validation_prompts,
     }  # fmt: skip
-    request = Request.of("policy", named, {"stage": "ppo", "ppo": settings.model_dump(), "model": model.model_dump()}, seed)
+    request = Request.of("policy", named, {"stage": "ppo", "ppo": settings.model_dump(), "model": model.identity()}, seed)
     with stage_folder(output, request) as space:
         if isinstance(space, Manifest):
             return space

@@ -48,7 +48,7 @@ def run(
         "policy": inputs.policy, "base": inputs.base, "helpfulness": inputs.helpfulness, "safety": inputs.safety, "prompts": inputs.prompts,
         **{f"dialogues-{i}": path for i, path in enumerate(inputs.dialogues)},
     }  # fmt: skip
-    request = Request.of("policy", named, {"stage": "reject", "reject": settings.model_dump(), "model": model.model_dump()}, seed)
+    request = Request.of("policy", named, {"stage": "reject", "reject": settings.model_dump(), "model": model.identity()}, seed)
     with stage_folder(output, request) as space:
         if isinstance(space, Manifest):
             return space

@@ -58,7 +58,7 @@ def run(
         **{f"dialogues-{i}": path for i, path in enumerate(inputs.dialogues)},
         **{f"open-{i}": path for i, path in enumerate(inputs.open_comparisons)},
     }
-    request = Request.of(f"reward-{task}", named, {"reward": settings.model_dump(), "model": model.model_dump()}, seed)
+    request = Request.of(f"reward-{task}", named, {"reward": settings.model_dump(), "model": model.identity()}, seed)
     with stage_folder(output, request) as space:
         if isinstance(space, Manifest):
             return space

@@ -28,7 +28,7 @@ def run(
 ) -> Manifest:
     """Fine-tune and seal `output`, which plain transformers then loads. Done before with the same inputs: nothing to do."""
     named = {"model": inputs.model, **{f"dialogues-{i}": source for i, source in enumerate(inputs.dialogues)}}
-    request = Request.of("policy", named, {"stage": "sft", "sft": settings.model_dump(), "model": model.model_dump()}, seed)
+    request = Request.of("policy", named, {"stage": "sft", "sft": settings.model_dump(), "model": model.identity()}, seed)
     with stage_folder(output, request) as space:
         if isinstance(space, Manifest):
             return space

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatwright.dialogue import Dialogue, Message, Tokens, render_dialogue
+from chatwright.dialogue import Dialogue, Message, Tokens, render_dialogue, without_end
 from chatwright.errors import DataError, NonFiniteError
 from chatwright.maths.preference import ranking_loss, safety_loss
 from chatwright.maths.statistics import calibration
 from chatwright.models.language_model import load_trainable_state, trainable_state
 from chatwright.models.reward_model import RewardModel
-from chatwright.preference import Comparison, Grade
+from chatwright.preference import Answer, Comparison, Grade
 from chatwright.recipe import RewardSettings
 from chatwright.training.batches import collate, micro_batches, step_indices, steps_per_epoch
 from chatwright.training.checkpoint import load_checkpoint, save_checkpoint
@@ -50,10 +50,11 @@ def render_pair(tokenizer: Any, comparison: Comparison, margins: dict[str, float
         )
     grade = (c.grade or Grade.NEGLIGIBLY).value
 
-    def tokens(text: str) -> Tokens:
-        return render_dialogue(tokenizer, Dialogue((*c.prompt, Message("assistant", text)), c.id), last_answer_only=True)
+    def tokens(answer: Answer) -> Tokens:
+        rendered = render_dialogue(tokenizer, Dialogue((*c.prompt, Message("assistant", answer.text)), c.id), last_answer_only=True)
+        return rendered if answer.finished else without_end(rendered)
 
-    return TokenPair(c.id, tokens(c.chosen.text), tokens(c.rejected.text), margins[grade], (c.chosen.safe, c.rejected.safe), grade)
+    return TokenPair(c.id, tokens(c.chosen), tokens(c.rejected), margins[grade], (c.chosen.safe, c.rejected.safe), grade)
 
 
 def train_reward_model(
