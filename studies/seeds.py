@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def claims(report: dict[str, Any]) -> dict[str, bool]:
 
     def rising(model: str) -> bool:
         by_grade = [rewards[model]["accuracy_by_grade"][g] for g in GRADES]
-        return all(a >= b for a, b in zip(by_grade, by_grade[1:], strict=False))
+        return all(a >= b for a, b in pairwise(by_grade))
 
     return {
         "base answers almost no request": base["gold_helpfulness"]["mean"] < 0.3 * sft["gold_helpfulness"]["mean"],
@@ -52,10 +53,10 @@ def main() -> None:
         reports[seed] = json.loads((run / "report.json").read_text())
         for name, p in reports[seed]["policies"].items():
             low, high = p["vs_sft"]["score_ci95"]
-            print(
-                f"| {seed} | {name} | {p['gold_helpfulness']['mean']:.3f} | {p['violation_rate']['mean']:.1%} | {p['false_refusal_rate']['mean']:.1%} | "
-                f"{p['vs_sft']['score']:.1%} ({low:.1%}–{high:.1%}) | {p['mean_response_tokens']:.1f} | {p['kl_to_sft']:.2f} |"
-            )
+            rates = " | ".join(f"{p[key]['mean']:.1%}" for key in ("violation_rate", "false_refusal_rate"))
+            wins = f"{p['vs_sft']['score']:.1%} ({low:.1%}–{high:.1%})"
+            tokens, kl = p["mean_response_tokens"], p["kl_to_sft"]
+            print(f"| {seed} | {name} | {p['gold_helpfulness']['mean']:.3f} | {rates} | {wins} | {tokens:.1f} | {kl:.2f} |")
     print(
         "\n| seed | reward model | significantly | better | slightly | negligibly | all | gold |\n|---|---|---:|---:|---:|---:|---:|---:|"
     )
