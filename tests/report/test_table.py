@@ -23,8 +23,8 @@ def test_the_markdown_table_holds_every_figure_with_its_interval(report):
     assert lines[0] == (
         "| Policy | Gold helpfulness | Violations | False refusals | Wins against SFT | Tokens an answer | Cut off | KL to SFT |"
     )
-    assert lines[2].startswith("| Base | 0.112 (0.092–0.132) | 41.0 % (20.5–65.6) |")
-    assert lines[5] == ("| PPO | 0.742 (0.722–0.762) | 6.0 % (3.0–9.6) | 9.0 % (0.0–18.0) | 70.2 % (66.2–74.2) | 36.4 | 1.5 % | 6.83 |")
+    assert lines[2].startswith("| Base | 0.112 (0.09–0.13) | 41.0 % (20.5–65.6) |")
+    assert lines[5] == ("| PPO | 0.742 (0.72–0.76) | 6.0 % (3.0–9.6) | 9.0 % (0.0–18.0) | 70.2 % (66.2–74.2) | 36.4 | 1.5 % | 6.83 |")
 
 
 def test_the_baseline_is_not_compared_with_itself(report):

@@ -166,7 +166,7 @@ def _range(interval: Sequence[float] | None, *, percent: bool = True) -> str:
     if not interval:
         return ""
     low, high = interval
-    return f"{100 * low:.1f}–{100 * high:.1f}" if percent else f"{low:.3f}–{high:.3f}"
+    return f"{100 * low:.1f}–{100 * high:.1f}" if percent else f"{low:.2f}–{high:.2f}"
 
 
 def _sample_table(sample: Mapping[str, Any]) -> Table:
