@@ -117,7 +117,23 @@ def show_results(report: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
         console.print(reward_table(report))
     for sample in samples[:NUM_OPEN_SAMPLES]:
         console.print(_sample_table(sample), "")
-    console.print(Text(f"The whole run as a page: {run_folder / PAGE}"), soft_wrap=True)
+    for line in _where_and_what_next(run_folder):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _where_and_what_next(run_folder: Path) -> list[str]:
+    last_round = max((int(p.name.removeprefix("round-")) for p in run_folder.glob("round-[0-9]*")), default=1)
+    stages = run_folder / f"round-{last_round}"
+    return [
+        f"The whole run as a page: {run_folder / PAGE}",
+        f"Figures: {run_folder / 'report.json'}. Models, judgements and samples: {stages}, a sealed folder for each stage.",
+        "",
+        "What to try next:",
+        f"  chatwright status {run_folder}    # what was made from what",
+        f"  less {stages / 'collect' / 'comparisons.jsonl'}    # the judgements that all of this rests on",
+        "  chatwright quickstart runs/no-margin reward.margin=off    # another setting, as a run of its own",
+        "  chatwright init mine    # your own model and data",
+    ]
 
 
 def markdown_table(report: Mapping[str, Any]) -> str:
