@@ -20,7 +20,7 @@ def shift(ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
 def token_logprobs(logits_NV: Tensor, targets_N: Tensor, *, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / temperature) at the targets, (N,), nats, in float32 whatever the logits' precision.
 
-    The same temperature must serve rollout, reference and update (pitfall: a policy updated at another temperature than it sampled at).
+    The same temperature must serve rollout, reference and update (a policy updated at another temperature than it sampled at learns the wrong thing).
     """
     return torch.log_softmax(logits_NV.float() / temperature, dim=-1).gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
 
@@ -48,7 +48,7 @@ def global_mean(values: Tensor, mask: Tensor, *, total_count: int | float) -> Te
     """Sum of the values that count divided by the count of the *whole* batch.
 
     A batch split into micro-batches (or over ranks) then gives, added up, exactly the loss and gradient of the batch in one piece;
-    a mean of means does not (pitfall 21).
+    a mean of means does not.
     """
     return masked_sum(values, mask) / total_count
 

@@ -128,7 +128,7 @@ def _head_is_plain(model: Any) -> bool:
 
 
 def freeze_dropout(model: Any, settings: ModelSettings, *, train: bool) -> None:
-    """Put the model in evaluation mode: dropout off everywhere, also in training (pitfall 14: the first ratio must be exactly 1)."""
+    """Put the model in evaluation mode: dropout off everywhere, also in training (the first ratio must be exactly 1)."""
     model.eval()
     if train and settings.gradient_checkpointing:
         model.train()

@@ -71,7 +71,7 @@ def gather_experience(
     order: Sequence[int],
     settings: PpoSettings,
 ) -> list[list[Experience]]:
-    """Mini-batches, each a list of micro-batches, with log-probabilities recomputed by the trainer (pitfall 13).
+    """Mini-batches, each a list of micro-batches, with log-probabilities recomputed by the trainer.
 
     The composition of each micro-batch is fixed here and kept for the update, so the first ratio of an iteration is exactly 1.
     `reference` None means the policy without its adapter.
