@@ -20,7 +20,7 @@ def shift(ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
 def token_logprobs(logits_NV: Tensor, targets_N: Tensor, *, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / temperature) at the targets, (N,), nats, in float32 whatever the logits' precision.
 
-    The same temperature must serve rollout, reference and update (a policy updated at another temperature than it sampled at learns the wrong thing).
+    The same temperature must serve rollout, reference and update, or the policy learns from ratios that never were 1.
     """
     return torch.log_softmax(logits_NV.float() / temperature, dim=-1).gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
 
