@@ -6,6 +6,7 @@ import copy
 import os
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # same bits in this process and in those it starts; also faster for models this small
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never go online; a missing name fails at once, without retries
 
 import pytest
